@@ -1,0 +1,257 @@
+"""Every option of every command, once: flag = TOML key = help = default = unit = check. options.py does the rest."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mace_md.options import load_config, option, options_table, settle, template, to_toml
+
+__all__ = [
+    "DoctorConfig",
+    "ExportConfig",
+    "ModelsConfig",
+    "RunConfig",
+    "load_config",
+    "options_table",
+    "template",
+    "to_toml",
+]
+
+_THERMOSTATTED = ("ensemble", ("nvt", "npt"))
+_NPT = ("ensemble", ("npt",))
+
+
+class _Settled:
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(_Settled):
+    """`mace-md run`. Options of one ensemble (pressure, ...) are None in the others, and filled in where they apply."""
+
+    structure: Path = option(
+        help="structure file: PDB or mmCIF (topology kept), or anything ASE reads",
+        positional=True,
+        aliases=("--struct",),
+    )
+    model: str = option(
+        help="model: a name of `mace-md models list`, a .model or .mace file, or an exported potential.pt",
+        name_or_path=True,
+    )
+    head: str | None = option(None, help="head of a model that has several")
+    charge: int | None = option(
+        None, help="total charge, for models that use it", unit="e", shown_default="from the file, or 0"
+    )
+    spin: int | None = option(
+        None, help="spin multiplicity 2S+1, for models that use it", at_least=1, shown_default="from the file, or 1"
+    )
+
+    ensemble: str = option("nvt", choices=("nve", "nvt", "npt"), help="statistical ensemble")
+    temperature: float = option(
+        300.0,
+        unit="K",
+        at_least=0,
+        aliases=("--temp",),
+        help="temperature of the thermostat and of the first velocities",
+    )
+    thermostat: str | None = option(
+        None, choices=("langevin", "nose-hoover", "bussi"), only_if=_THERMOSTATTED, fill="langevin", help="thermostat"
+    )
+    friction: float | None = option(
+        None, unit="1/ps", above=0, only_if=_THERMOSTATTED, fill=1.0,
+        help="Langevin friction, collision frequency of Nose-Hoover, or 1/tau of Bussi",
+    )  # fmt: skip
+    pressure: float | None = option(None, unit="bar", only_if=_NPT, fill=1.0, help="pressure of the barostat")
+    barostat: str | None = option(
+        None, choices=("isotropic", "anisotropic", "membrane", "flexible"), only_if=_NPT, fill="isotropic",
+        help="which box changes the Monte Carlo barostat tries",
+    )  # fmt: skip
+    surface_tension: float | None = option(
+        None, unit="bar*nm", only_if=("barostat", ("membrane",)), fill=0.0, help="surface tension in xy"
+    )
+    barostat_interval: int | None = option(None, only_if=_NPT, fill=25, at_least=1, help="steps between barostat moves")
+    barostat_scaling: str | None = option(
+        None, choices=("molecules", "atoms", "auto"), only_if=_NPT, fill="auto",
+        help="what a barostat move scales: rigid molecules, or every atom; auto is molecules where there are several",
+    )  # fmt: skip
+
+    timestep: float = option(1.0, unit="fs", above=0, help="integration time step")
+    steps: int | None = option(
+        None, at_least=0, help="number of production steps in total", shown_default="10 ps of steps"
+    )
+    time: float | None = option(
+        None,
+        unit="ps",
+        at_least=0,
+        instead_of="steps",
+        help="length of the production run in total, instead of --steps",
+        shown_default="10 ps",
+    )
+    equilibration_steps: int = option(0, at_least=0, help="steps before production that are not written")
+    minimize: bool = option(True, help="minimise the energy before the dynamics")
+    minimize_tolerance: float | None = option(
+        None,
+        unit="kJ/mol/nm",
+        above=0,
+        only_if=("minimize", (True,)),
+        fill=10.0,
+        help="root-mean-square force at which minimisation ends",
+    )
+    minimize_iterations: int | None = option(
+        None,
+        at_least=0,
+        only_if=("minimize", (True,)),
+        fill=200,
+        help="most iterations of the minimiser; 0 is no limit",
+    )
+    seed: int | None = option(
+        None, at_least=0, help="seed of velocities, thermostat and barostat", shown_default="drawn and recorded"
+    )
+
+    dtype: str = option("float32", choices=("float32", "float64"), help="precision of the model")
+    platform: str = option(
+        "auto",
+        choices=("auto", "CUDA", "HIP", "OpenCL", "CPU", "Reference"),
+        help="OpenMM platform; auto takes CUDA when there is one",
+    )
+    precision: str = option(
+        "auto",
+        choices=("auto", "single", "mixed", "double"),
+        help="precision of OpenMM's own arithmetic on CUDA and OpenCL; auto is mixed",
+    )
+    device_index: int | None = option(None, at_least=0, help="which GPU", shown_default="the first")
+    threads: int | None = option(None, at_least=1, help="CPU threads", shown_default="all cores")
+    kernels: str = option(
+        "auto",
+        choices=("auto", "native", "reference"),
+        help="native (compiled) kernels, the PyTorch reference, or native where they are built",
+    )
+    backend: str = option(
+        "torchforce", choices=("torchforce", "python"), help="how OpenMM calls the model: TorchForce, or PythonForce"
+    )
+
+    periodic: str = option(
+        "auto", choices=("auto", "yes", "no"), help="periodic boundaries; auto is yes when the structure has a box"
+    )
+    box: tuple[float, ...] | None = option(
+        None,
+        unit="A",
+        above=0,
+        count=(3, 6),
+        help="box lengths a,b,c or a,b,c,alpha,beta,gamma (A and degrees)",
+        shown_default="from the file",
+    )
+    skin: float = option(0.5, unit="A", at_least=0, help="margin of the neighbour list")
+    hydrogens: str = option(
+        "check", choices=("check", "add", "keep"),
+        help="check refuses residues without hydrogens, add puts them in at pH 7, keep takes the file as it is",
+    )  # fmt: skip
+    check: str = option(
+        "on",
+        choices=("on", "skip"),
+        help="compare the forces in OpenMM with the float64 model and a finite difference before step 1",
+    )
+    check_force_limit: float = option(
+        1e-3, unit="eV/A", above=0, help="largest deviation of a force component in that comparison"
+    )
+    check_energy_limit: float = option(
+        0.1, unit="meV/atom", above=0, help="largest deviation of the energy in that comparison"
+    )
+
+    output: Path | None = option(None, help="output folder", shown_default="the structure's name + '-run'")
+    restart: bool = option(
+        False, cli_only=True, help="continue the run in the output folder to the total number of steps"
+    )
+    max_hours: float | None = option(
+        None, unit="h", above=0, help="stop cleanly, with a checkpoint, after this wall time", shown_default="no limit"
+    )
+    trajectory_format: tuple[str, ...] = option(
+        ("dcd",), choices=("dcd", "xtc", "extxyz"), help="trajectory files to write"
+    )
+    trajectory_interval: int = option(100, at_least=1, help="steps between frames")
+    report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
+    checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints")
+
+    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
+    quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
+    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.output is None:
+            object.__setattr__(self, "output", Path(f"{self.structure.stem}-run"))
+
+    @property
+    def num_steps(self) -> int:
+        """Production steps in total: `steps`, or `time` / `timestep`, or 10 ps of them."""
+        if self.steps is not None:
+            return self.steps
+        return round((10.0 if self.time is None else self.time) * 1000.0 / self.timestep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(_Settled):
+    """`mace-md export`."""
+
+    model: str = option(
+        help="model: a name of `mace-md models list`, or a .model or .mace file", positional=True, name_or_path=True
+    )
+    structure: Path = option(
+        help="structure file whose atoms the potential is made for", positional=True, aliases=("--struct",)
+    )
+    output: Path = option(Path("potential.pt"), help="file to write")
+    force: bool = option(False, help="replace the output file if it exists")
+    head: str | None = option(None, help="head of a model that has several")
+    dtype: str = option("float32", choices=("float32", "float64"), help="precision of the model")
+    kernels: str = option(
+        "auto",
+        choices=("auto", "native", "reference"),
+        help="native (compiled) kernels, the PyTorch reference, or native where they are built",
+    )
+    periodic: str = option(
+        "auto", choices=("auto", "yes", "no"), help="periodic boundaries; auto is yes when the structure has a box"
+    )
+    box: tuple[float, ...] | None = option(
+        None,
+        unit="A",
+        above=0,
+        count=(3, 6),
+        help="box lengths a,b,c or a,b,c,alpha,beta,gamma (A and degrees)",
+        shown_default="from the file",
+    )
+    skin: float = option(0.5, unit="A", at_least=0, help="margin of the neighbour list")
+    hydrogens: str = option(
+        "check",
+        choices=("check", "keep"),
+        help="check refuses residues without hydrogens, keep takes the file as it is",
+    )
+    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
+    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsConfig(_Settled):
+    """`mace-md models`."""
+
+    action: str = option(
+        "list",
+        choices=("list", "pull", "show"),
+        help="list the named models, fetch one, or describe one",
+        positional=True,
+    )
+    name: str | None = option(
+        None, positional=True, name_or_path=True, help="name of a model (pull, show) or a model file (show)"
+    )
+    cache: Path | None = option(None, help="folder of the fetched models", shown_default="the user's cache folder")
+    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
+    quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
+    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(_Settled):
+    """`mace-md doctor`."""
+
+    json: bool = option(False, help="print the findings as JSON")
+    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
+    debug: bool = option(False, cli_only=True, help="show the traceback of an error")

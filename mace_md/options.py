@@ -1,0 +1,370 @@
+"""How an option, declared once as a dataclass field, becomes a flag, a TOML key, a help text, a check and a table row.
+
+The declarations themselves are in config.py. Order of precedence: default < `--config` file < flag.
+"""
+
+import argparse
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mace_md.errors import UsageError
+from mace_md.units import parse_quantity
+
+Config = TypeVar("Config")
+_TRUE, _FALSE = ("yes", "true", "on"), ("no", "false", "off")
+
+
+def option(default: Any = MISSING, **meta: Any) -> Any:
+    """A dataclass field that is an option.
+
+    Keywords: help; unit; choices; positional; aliases (hidden flags); shown_default (text for the help where the
+    default is worked out); only_if=(field, values) with fill= the default where the condition holds; instead_of= the
+    field that it replaces; above= and at_least= bounds; count= allowed lengths of a list; cli_only (not a TOML key);
+    name_or_path (a str that may be a path).
+    """
+    return field(default=default, metadata=meta)
+
+
+def options_of(cls: type) -> Iterator[tuple[Field, type, bool]]:
+    """Each option of a config class with its element type and whether it holds several values."""
+    hints = typing.get_type_hints(cls)
+    for entry in fields(cls):
+        hint = hints[entry.name]
+        if isinstance(hint, types.UnionType):  # `X | None`
+            hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
+        many = typing.get_origin(hint) is tuple
+        yield entry, typing.get_args(hint)[0] if many else hint, many
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+# ---------------------------------------------------------------------------------------------- one value
+
+
+def _number(value: Any, kind: type, unit: str | None) -> float | int:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"expected a number, got {value!r}")
+    try:
+        number = parse_quantity(value, unit) if isinstance(value, str) and unit else float(value)
+    except ValueError as error:
+        raise error if unit else ValueError(f"expected a number, got '{value}'") from None
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(f"expected a finite number, got '{value}'")
+    if kind is int:
+        if number != int(number):
+            raise ValueError(f"expected a whole number, got {value}")
+        return int(number)
+    return number
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in _TRUE + _FALSE:
+        return str(value).lower() in _TRUE
+    raise ValueError(f"expected yes or no, got {value!r}")
+
+
+def _one(value: Any, kind: type, meta: Any) -> Any:
+    """`value` (text from the command line, or a TOML value) as the option's type; ValueError says what is wrong."""
+    if kind is bool:
+        return _boolean(value)
+    if kind in (int, float):
+        number = _number(value, kind, meta.get("unit"))
+        if "above" in meta and not number > meta["above"]:
+            raise ValueError(f"must be greater than {meta['above']}, got {value}")
+        if "at_least" in meta and not number >= meta["at_least"]:
+            raise ValueError(f"must be at least {meta['at_least']}, got {value}")
+        return number
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ValueError(f"expected text, got {value!r}")
+    if kind is Path:
+        return Path(value).expanduser()
+    for choice in meta.get("choices", ()):
+        if choice.lower() == str(value).lower():
+            return choice
+    if meta.get("choices"):
+        raise ValueError(f"'{value}' is not one of {', '.join(meta['choices'])}")
+    return str(value)
+
+
+def convert(value: Any, entry: Field, kind: type, many: bool) -> Any:
+    """`value` as the field's type: one element, or a tuple from a TOML list or comma-separated text."""
+    if not many:
+        return _one(value, kind, entry.metadata)
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        parts = [parts]
+    values = tuple(_one(part.strip() if isinstance(part, str) else part, kind, entry.metadata) for part in parts)
+    count = entry.metadata.get("count")
+    if count and len(values) not in count:
+        raise ValueError(f"expected {' or '.join(map(str, count))} values, got {len(values)}")
+    return values
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UsageError(message)
+
+
+def make_parser(cls: type, prog: str, description: str) -> argparse.ArgumentParser:
+    """The argument parser of a config class; it returns only what was given, as text."""
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for entry, kind, many in options_of(cls):
+        meta = entry.metadata
+        text = meta["help"] + _help_suffix(entry)
+        if meta.get("positional"):
+            parser.add_argument(entry.name, nargs="?", help=text.replace("%", "%%"))
+            names: list[str] = []
+        else:
+            names = [flag(entry.name)]
+        if kind is bool:
+            parser.add_argument(
+                *names, dest=entry.name, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%")
+            )
+            continue
+        metavar = (
+            "{" + ",".join(meta["choices"]) + "}" if "choices" in meta else (meta.get("unit") or kind.__name__).upper()
+        )
+        if "unit" in meta:
+            metavar = meta["unit"]
+        if names:
+            metavar += ",..." if many else ""
+            parser.add_argument(*names, dest=entry.name, metavar=metavar, help=text.replace("%", "%%"))
+        if meta.get("aliases"):
+            parser.add_argument(*meta["aliases"], dest=entry.name, help=argparse.SUPPRESS)
+    return parser
+
+
+def _help_suffix(entry: Field) -> str:
+    default = shown_default(entry)
+    return f" (default: {default})" if default else ""
+
+
+def shown_default(entry: Field) -> str:
+    """The default as people read it; empty for a required option."""
+    meta = entry.metadata
+    if "shown_default" in meta:
+        return meta["shown_default"]
+    if "fill" in meta:
+        return _plain(meta["fill"])
+    return "" if entry.default in (MISSING, None) else _plain(entry.default)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def _spelled_booleans(cls: type, argv: Sequence[str]) -> list[str]:
+    """`--minimize no` and `--minimize=no` as argparse's `--no-minimize`."""
+    booleans = {flag(entry.name) for entry, kind, _ in options_of(cls) if kind is bool}
+    result: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if name in booleans and not equals and words and words[0].lower() in _TRUE + _FALSE:
+            value = words.pop(0)
+        if name in booleans and value.lower() in _TRUE + _FALSE:
+            word = name if value.lower() in _TRUE else "--no-" + name[2:]
+        result.append(word)
+    return result
+
+
+def read_flags(cls: type, argv: Sequence[str], prog: str, description: str) -> dict[str, Any]:
+    """The options named in `argv`, converted. Raises UsageError; prints the help and exits for -h."""
+    parser = make_parser(cls, prog, description)
+    known, unknown = parser.parse_known_args(_spelled_booleans(cls, argv))
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        if not word.startswith("-"):
+            raise UsageError(f"{prog}: unexpected argument '{word}'. See `{prog} --help`.")
+        raise UsageError(f"{prog}: unknown option '{word}'.{_nearest(word, list(parser._option_string_actions))}")
+    given = vars(known)
+    return _converted(cls, given, lambda name: name if _is_positional(cls, name) else flag(name))
+
+
+def _is_positional(cls: type, name: str) -> bool:
+    return any(entry.name == name and entry.metadata.get("positional") for entry in fields(cls))
+
+
+def _converted(cls: type, given: dict[str, Any], label: Any) -> dict[str, Any]:
+    values = {}
+    for entry, kind, many in options_of(cls):
+        if entry.name in given:
+            try:
+                values[entry.name] = convert(given[entry.name], entry, kind, many)
+            except ValueError as error:
+                raise UsageError(f"{label(entry.name)}: {error}") from None
+    return values
+
+
+# ---------------------------------------------------------------------------------------------- the file
+
+
+def read_file(cls: type, path: Path) -> dict[str, Any]:
+    """The options in a TOML file, converted; relative paths in it start at its folder. Raises UsageError."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config: cannot read {path} ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    keys = {entry.name for entry, _, _ in options_of(cls) if not entry.metadata.get("cli_only")}
+    for key in table:
+        name = key.replace("-", "_")
+        if name not in keys:
+            raise UsageError(f"{path}: unknown option '{key}'.{_nearest(name, sorted(keys))}")
+    given = {key.replace("-", "_"): value for key, value in table.items()}
+    values = _converted(cls, given, lambda name: f"{path}: {name}")
+    for entry, kind, _ in options_of(cls):
+        value = values.get(entry.name)
+        if value is not None and (kind is Path or (entry.metadata.get("name_or_path") and looks_like_path(value))):
+            values[entry.name] = kind(path.parent / Path(value).expanduser())
+    return values
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether a 'name or path' is a path: it has a folder in it or one of the suffixes of a model file."""
+    return "/" in text or "\\" in text or text.endswith((".model", ".mace", ".pt"))
+
+
+# ---------------------------------------------------------------------------------------------- all together
+
+
+def load_config(cls: type[Config], argv: Sequence[str], prog: str = "mace-md", description: str = "") -> Config:
+    """The configuration of a command from its arguments: defaults < `--config` file < flags.
+
+    Raises UsageError for an unknown, malformed, missing or contradicting option.
+    """
+    flags = read_flags(cls, argv, prog, description)
+    values = read_file(cls, flags["config"]) if flags.get("config") else {}
+    _refuse_pairs(cls, values), _refuse_pairs(cls, flags)
+    for name in list(values):
+        if _rival(cls, name) in flags:  # --steps on the command line replaces `time` of the file
+            del values[name]
+    values.update(flags)
+    for entry, _, _ in options_of(cls):
+        if entry.default is MISSING and entry.name not in values:
+            what = entry.name if entry.metadata.get("positional") else flag(entry.name)
+            raise UsageError(f"{prog}: {what} is missing ({entry.metadata['help']}). See `{prog} --help`.")
+    return cls(**values)
+
+
+def _rival(cls: type, name: str) -> str | None:
+    for entry in fields(cls):
+        rival = entry.metadata.get("instead_of")
+        if rival and name in (entry.name, rival):
+            return entry.name if name == rival else rival
+    return None
+
+
+def _refuse_pairs(cls: type, values: dict[str, Any]) -> None:
+    for name in values:
+        rival = _rival(cls, name)
+        if rival in values:
+            raise UsageError(f"give {flag(name)} or {flag(rival)}, not both.")
+
+
+def settle(config: Any) -> None:
+    """For __post_init__: check the values, fill in the conditional defaults, refuse what the others rule out."""
+    cls = type(config)
+    given = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    values = _converted(cls, {name: value for name, value in given.items() if value is not None}, flag)
+    _refuse_pairs(cls, values)
+    for entry in fields(config):
+        value = values.get(entry.name)
+        if "only_if" in entry.metadata:
+            other, allowed = entry.metadata["only_if"]
+            applies = getattr(config, other) in allowed
+            if value is not None and not applies:
+                wanted = " or ".join(_plain(choice) for choice in allowed)
+                found = getattr(config, other)
+                raise UsageError(f"{flag(entry.name)} needs {other} = {wanted} (it is {_plain(found)}).")
+            if value is None and applies:
+                value = entry.metadata.get("fill")
+        object.__setattr__(config, entry.name, value)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{text}"'
+
+
+def to_toml(config: Any, folder: Path | None = None) -> str:
+    """Every option that has a value, as a TOML text that `--config` reads back to the same configuration.
+
+    Paths are written relative to `folder` (where the file will lie) when they are inside it, absolute otherwise.
+    """
+    lines = []
+    for entry, kind, _ in options_of(type(config)):
+        value = getattr(config, entry.name)
+        if value is None or entry.metadata.get("cli_only"):
+            continue
+        if kind is Path or (entry.metadata.get("name_or_path") and looks_like_path(value)):
+            value = Path(value).absolute()
+            if folder is not None and value.is_relative_to(Path(folder).absolute()):
+                value = value.relative_to(Path(folder).absolute())
+        unit = f"  # {entry.metadata['unit']}" if "unit" in entry.metadata else ""
+        lines.append(f"{entry.name} = {_toml(value)}{unit}\n")
+    return "".join(lines)
+
+
+def template(cls: type) -> str:
+    """A TOML file with every option explained and set to its default, all commented out."""
+    lines = []
+    for entry, _, _ in options_of(cls):
+        meta = entry.metadata
+        if meta.get("cli_only"):
+            continue
+        choices = f" [{' | '.join(meta['choices'])}]" if "choices" in meta else ""
+        unit = f", {meta['unit']}" if "unit" in meta else ""
+        lines.append(f"# {meta['help']}{unit}{choices}\n")
+        default = meta.get("fill", None if entry.default is MISSING else entry.default)
+        shown = f"  # default: {meta['shown_default']}" if "shown_default" in meta else ""
+        lines.append(f"#{entry.name} = {'' if default is None else _toml(default)}{shown}\n\n")
+    return "".join(lines)
+
+
+def options_table(cls: type) -> str:
+    """A Markdown table of the options of a config class."""
+    rows = ["| option | default | unit | meaning |", "|---|---|---|---|"]
+    for entry, _, many in options_of(cls):
+        meta = entry.metadata
+        name = f"`{entry.name}`" if meta.get("positional") else f"`{flag(entry.name)}`"
+        choices = f" One of {', '.join(f'`{choice}`' for choice in meta['choices'])}." if "choices" in meta else ""
+        if many:
+            choices += " Several are separated by commas."
+        condition = ""
+        if "only_if" in meta:
+            condition = f" Only with {meta['only_if'][0]} = {' or '.join(map(_plain, meta['only_if'][1]))}."
+        default = shown_default(entry) or ("required" if entry.default is MISSING else "-")
+        rows.append(f"| {name} | {default} | {meta.get('unit', '')} | {meta['help']}.{choices}{condition} |")
+    return "\n".join(rows) + "\n"
