@@ -120,36 +120,38 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(cls: type, prog: str, description: str) -> argparse.ArgumentParser:
     """The argument parser of a config class; it returns only what was given, as text."""
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    words = [entry.name for entry in fields(cls) if entry.metadata.get("positional")]
+    usage = " ".join([prog, *words, "[options]"])
+    parser = _Parser(
+        prog=prog, usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
     for entry, kind, many in options_of(cls):
         meta = entry.metadata
-        text = meta["help"] + _help_suffix(entry)
+        text = (meta["help"] + _help_suffix(entry)).replace("%", "%%")
         if meta.get("positional"):
-            parser.add_argument(entry.name, nargs="?", help=text.replace("%", "%%"))
-            names: list[str] = []
+            parser.add_argument(entry.name, nargs="?", help=text)
+        elif kind is bool:
+            action = argparse.BooleanOptionalAction if entry.default else "store_true"
+            parser.add_argument(flag(entry.name), dest=entry.name, action=action, help=text)
         else:
-            names = [flag(entry.name)]
-        if kind is bool:
-            parser.add_argument(
-                *names, dest=entry.name, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%")
-            )
-            continue
-        metavar = (
-            "{" + ",".join(meta["choices"]) + "}" if "choices" in meta else (meta.get("unit") or kind.__name__).upper()
-        )
-        if "unit" in meta:
-            metavar = meta["unit"]
-        if names:
-            metavar += ",..." if many else ""
-            parser.add_argument(*names, dest=entry.name, metavar=metavar, help=text.replace("%", "%%"))
+            metavar = _metavar(entry, kind) + (",..." if many else "")
+            parser.add_argument(flag(entry.name), dest=entry.name, metavar=metavar, help=text)
         if meta.get("aliases"):
             parser.add_argument(*meta["aliases"], dest=entry.name, help=argparse.SUPPRESS)
     return parser
 
 
+def _metavar(entry: Field, kind: type) -> str:
+    if "choices" in entry.metadata:
+        return "{" + ",".join(entry.metadata["choices"]) + "}"
+    if "unit" in entry.metadata:
+        return entry.metadata["unit"]
+    return "NAME_OR_PATH" if entry.metadata.get("name_or_path") else {int: "N", Path: "PATH"}.get(kind, "TEXT")
+
+
 def _help_suffix(entry: Field) -> str:
     default = shown_default(entry)
-    return f" (default: {default})" if default else ""
+    return f" (default: {default})" if default and entry.default is not False else ""
 
 
 def shown_default(entry: Field) -> str:
@@ -168,14 +170,15 @@ def _plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def _spelled_booleans(cls: type, argv: Sequence[str]) -> list[str]:
     """`--minimize no` and `--minimize=no` as argparse's `--no-minimize`."""
-    booleans = {flag(entry.name) for entry, kind, _ in options_of(cls) if kind is bool}
+    booleans = {flag(entry.name): entry.default for entry, kind, _ in options_of(cls) if kind is bool}
+    known = {*booleans, *("--no-" + name[2:] for name, default in booleans.items() if default)}
     result: list[str] = []
     words = list(argv)
     while words:
@@ -185,6 +188,8 @@ def _spelled_booleans(cls: type, argv: Sequence[str]) -> list[str]:
             value = words.pop(0)
         if name in booleans and value.lower() in _TRUE + _FALSE:
             word = name if value.lower() in _TRUE else "--no-" + name[2:]
+            if word not in known:  # `--quiet no` is the default
+                continue
         result.append(word)
     return result
 
@@ -197,7 +202,7 @@ def read_flags(cls: type, argv: Sequence[str], prog: str, description: str) -> d
         word = unknown[0].partition("=")[0]
         if not word.startswith("-"):
             raise UsageError(f"{prog}: unexpected argument '{word}'. See `{prog} --help`.")
-        raise UsageError(f"{prog}: unknown option '{word}'.{_nearest(word, list(parser._option_string_actions))}")
+        raise UsageError(f"{prog}: unknown option '{word}'.{nearest(word, list(parser._option_string_actions))}")
     given = vars(known)
     return _converted(cls, given, lambda name: name if _is_positional(cls, name) else flag(name))
 
@@ -232,7 +237,7 @@ def read_file(cls: type, path: Path) -> dict[str, Any]:
     for key in table:
         name = key.replace("-", "_")
         if name not in keys:
-            raise UsageError(f"{path}: unknown option '{key}'.{_nearest(name, sorted(keys))}")
+            raise UsageError(f"{path}: unknown option '{key}'.{nearest(name, sorted(keys))}")
     given = {key.replace("-", "_"): value for key, value in table.items()}
     values = _converted(cls, given, lambda name: f"{path}: {name}")
     for entry, kind, _ in options_of(cls):

@@ -1,0 +1,95 @@
+"""The `mace-md` command: finds the sub-command, reads its options, and turns exceptions into messages and exit codes.
+
+Exit codes: 0 done; 1 an error the user can mend; 2 usage; 3 stopped by a safety rule; 4 stopped by a time limit or a
+signal, with a checkpoint; 130 interrupted from the keyboard. A sub-command is a module with `main(config)`; it and
+everything heavy are imported only when it runs.
+"""
+
+import errno
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import mace_md
+from mace_md import config as config_module
+from mace_md.errors import CleanStop, InputError, SafetyStop, UsageError
+from mace_md.options import flag, load_config, nearest, template
+
+COMMANDS = {  # name: (module, its options, what it does)
+    "run": ("mace_md.run", "RunConfig", "run molecular dynamics with a MACE model in OpenMM"),
+    "export": ("mace_md.export", "ExportConfig", "write a TorchScript potential.pt for one structure"),
+    "models": ("mace_md.models", "ModelsConfig", "list, fetch and describe published models"),
+    "doctor": ("mace_md.doctor", "DoctorConfig", "say what works here, what is missing, and the line that mends it"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mace-md` with `argv` (the process's arguments when None) and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except (InputError, SafetyStop, CleanStop) as stop:
+        if "--debug" in words:
+            raise
+        print(f"mace-md: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except KeyboardInterrupt:
+        print("mace-md: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `mace-md models list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if "--debug" in words or error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        print(f"mace-md: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"mace-md {mace_md.__version__}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command '{name}'.{nearest(name, list(COMMANDS))} See `mace-md --help`.")
+    module, class_name, description = COMMANDS[name]
+    config_class = getattr(config_module, class_name)
+    if "--print-config" in rest:
+        print(template(config_class), end="")
+        return 0
+    config = load_config(config_class, rest, prog=f"mace-md {name}", description=description)
+    with _log_to_stdout(quiet=getattr(config, "quiet", False)):
+        return importlib.import_module(module).main(config) or 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: mace-md COMMAND [options]", "", "MACE force fields inside OpenMM.", "", "commands:"]
+    lines += [f"  {name:<{width}}  {description}" for name, (_, _, description) in COMMANDS.items()]
+    lines += ["", "`mace-md COMMAND --help` shows the options of a command,"]
+    lines += [f"`mace-md COMMAND {flag('print_config')} > run.toml` writes them to a file for --config."]
+    lines += ["`mace-md --version` prints the version."]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _log_to_stdout(quiet: bool) -> Iterator[None]:
+    """Send the package's log to standard output while a command runs; only warnings when `quiet`."""
+    logger = logging.getLogger("mace_md")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
