@@ -1,0 +1,201 @@
+"""The blocks of a MACE layer: equivariant linear maps, convolution, interaction, product, readouts.
+
+Node features are tensors [n_atoms, (max_L + 1)^2, num_channels]: component (l, m) second, channel last. Weights follow
+e3nn's parametrisation (unit normal, divided by sqrt(fan-in) when used), so that trained weights carry over as they are
+and training behaves as in mace-torch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mace_md.model.contraction import SymmetricContraction
+from mace_md.model.irreps import component_slice, convolution_paths, num_components, path_coupling
+from mace_md.model.radial import ACTIVATION_SCALES, RadialMLP, activate
+from mace_md.model.species import SpeciesGroups, join_species, split_by_species
+
+
+def _mix(x: Tensor, weight: Tensor) -> Tensor:
+    """Mix channels separately for each l: x [n, (L + 1)^2, C_in], weight [L' + 1, C_in, C_out] with L' <= L."""
+    return torch.cat([x[:, l * l : (l + 1) * (l + 1)] @ weight[l] for l in range(weight.shape[0])], dim=1)
+
+
+class EquivariantLinear(nn.Module):
+    """Channel mixing with one matrix for each l."""
+
+    def __init__(self, max_L: int, n_in: int, n_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(max_L + 1, n_in, n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n_atoms, >= (max_L + 1)^2, n_in] -> [n_atoms, (max_L + 1)^2, n_out]."""
+        return _mix(x, self.weight / math.sqrt(self.weight.shape[1]))
+
+
+class SpeciesLinear(nn.Module):
+    """Channel mixing with one matrix for each l and element (e3nn's tensor product with one-hot elements)."""
+
+    def __init__(self, max_L: int, n_species: int, n_in: int, n_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_species, max_L + 1, n_in, n_out))
+
+    def forward(self, x: Tensor, groups: SpeciesGroups) -> Tensor:
+        """[n_atoms, >= (max_L + 1)^2, n_in] -> [n_atoms, (max_L + 1)^2, n_out]."""
+        weight = self.weight / math.sqrt(self.weight.shape[0] * self.weight.shape[2])
+        parts = split_by_species(x, groups)
+        return join_species([_mix(part, weight[z]) for z, part in enumerate(parts)], groups)
+
+
+class Convolution(nn.Module):
+    """sum_j R_path(r_ij) (Y(r_ij) (x) h_j)_path for all paths, then one linear map for each l (eq. 8)."""
+
+    def __init__(self, max_ell: int, in_L: int, n_in: int, n_out: int):
+        super().__init__()
+        self.paths: list[tuple[int, int, int]] = convolution_paths(max_ell, in_L, max_ell)
+        couplings = [path_coupling(*path).permute(0, 2, 1) for path in self.paths]  # [edge, out, in]
+        self.register_buffer("coupling", _block_coupling(self.paths, couplings, max_ell), persistent=False)
+        counts = [sum(path[2] == l for path in self.paths) for l in range(max_ell + 1)]
+        self.weights = nn.ParameterList([torch.randn(count * n_in, n_out) for count in counts])
+
+    def forward(self, h: Tensor, Y: Tensor, R: Tensor, sender: Tensor, receiver: Tensor) -> Tensor:
+        """Messages before normalisation.
+
+        h [n_atoms, (in_L + 1)^2, n_in], Y [n_edges, (max_ell + 1)^2], R [n_edges, n_paths, n_in]
+        -> [n_atoms, (max_ell + 1)^2, n_out].
+        """
+        h_sender = h.index_select(0, sender)
+        blocks = Y @ self.coupling  # every path's matrix [2 l_out + 1, 2 l_in + 1] for every edge
+        by_l: list[list[Tensor]] = [[] for _ in self.weights]
+        start = 0
+        for i, (_, l_in, l_out) in enumerate(self.paths):
+            n_rows, n_columns = 2 * l_out + 1, 2 * l_in + 1
+            block = blocks[:, start : start + n_rows * n_columns].reshape(-1, n_rows, n_columns)
+            start += n_rows * n_columns
+            weighted = h_sender[:, l_in * l_in : (l_in + 1) * (l_in + 1)] * R[:, i].unsqueeze(1)
+            edge_message = block * weighted if l_in == 0 else torch.bmm(block, weighted)
+            message = torch.zeros(h.shape[0], n_rows, h.shape[2], dtype=h.dtype, device=h.device)
+            by_l[l_out].append(message.index_add(0, receiver, edge_message))
+        mixed = []
+        for l, weight in enumerate(self.weights):
+            mixed.append(torch.cat(by_l[l], dim=2) @ (weight / math.sqrt(weight.shape[0])))
+        return torch.cat(mixed, dim=1)
+
+
+def _block_coupling(paths: list[tuple[int, int, int]], couplings: list[Tensor], max_ell: int) -> Tensor:
+    """The couplings of all paths side by side: [(max_ell + 1)^2, sum of (2 l_out + 1)(2 l_in + 1)]."""
+    columns = []
+    for (l_edge, _, _), coupling in zip(paths, couplings, strict=True):
+        block = torch.zeros(num_components(max_ell), coupling[0].numel(), dtype=torch.float64)
+        block[component_slice(l_edge)] = coupling.flatten(1)
+        columns.append(block)
+    return torch.cat(columns, dim=1)
+
+
+class Interaction(nn.Module):
+    """One message-passing step: A-features of every atom from its neighbours' features (eq. 8).
+
+    Four kinds, by mace-torch's names: the skip connection goes around the block (Residual), or the messages are mixed by
+    an element-dependent map; and the sum over neighbours is divided by their average number or, for the Density kinds, by
+    one plus a learned density.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_species: int,
+        num_channels: int,
+        max_ell: int,
+        in_L: int,
+        edge_L: int,
+        edge_channels: int,
+        out_L: int,
+        radial_sizes: list[int],
+        residual: bool,
+        density: bool,
+        avg_num_neighbors: float,
+    ):
+        super().__init__()
+        self.residual, self.density = residual, density
+        self.avg_num_neighbors = float(avg_num_neighbors)
+        self.edge_channels = edge_channels
+        self.linear_up = EquivariantLinear(edge_L, num_channels, edge_channels)
+        self.convolution = Convolution(max_ell, edge_L, edge_channels, num_channels)
+        self.num_paths = len(self.convolution.paths)
+        self.radial_weights = RadialMLP([*radial_sizes, self.num_paths * edge_channels])
+        skip_L = min(in_L, out_L) if residual else max_ell
+        self.skip = SpeciesLinear(skip_L, n_species, num_channels, num_channels)
+        self.density_weight = nn.Parameter(torch.randn(radial_sizes[0], 1)) if density else None
+
+    def forward(
+        self,
+        h: Tensor,
+        Y: Tensor,
+        edge_features: Tensor,
+        cutoff: Tensor,
+        sender: Tensor,
+        receiver: Tensor,
+        groups: SpeciesGroups,
+    ) -> tuple[Tensor, Tensor]:
+        """A-features [n_atoms, (max_ell + 1)^2, C] and the skip connection (empty when there is none)."""
+        R = (self.radial_weights(edge_features) * cutoff).reshape(-1, self.num_paths, self.edge_channels)
+        A = self.convolution(self.linear_up(h), Y, R, sender, receiver)
+        weight = self.density_weight
+        if weight is not None:
+            edge_density = torch.tanh((edge_features @ (weight / math.sqrt(weight.shape[0]))) ** 2) * cutoff
+            density = torch.zeros(h.shape[0], 1, dtype=h.dtype, device=h.device).index_add(0, receiver, edge_density)
+            A = A / (density + 1.0).unsqueeze(-1)
+        else:
+            A = A / self.avg_num_neighbors
+        if self.residual:
+            return A, self.skip(h, groups)
+        return self.skip(A, groups), torch.zeros(0, dtype=h.dtype, device=h.device)
+
+
+class Product(nn.Module):
+    """Many-body features and the update of the node: h' = W B(A) + skip (eqs. 10 to 12)."""
+
+    def __init__(self, contraction: SymmetricContraction, out_L: int, num_channels: int):
+        super().__init__()
+        self.contraction = contraction
+        self.linear = EquivariantLinear(out_L, num_channels, num_channels)
+
+    def forward(self, A: Tensor, skip: Tensor, groups: SpeciesGroups) -> Tensor:
+        """A [n_atoms, (max_ell + 1)^2, C] -> node features [n_atoms, (out_L + 1)^2, C]."""
+        h = self.linear(self.contraction(A, groups))
+        if skip.numel() == 0:
+            return h
+        n_skip = skip.shape[1]  # a skip from scalars reaches the scalars only
+        return torch.cat([h[:, :n_skip] + skip, h[:, n_skip:]], dim=1)
+
+
+class LinearReadout(nn.Module):
+    """Energy of every atom, for every head, linear in its invariant features (eq. 13, t < T)."""
+
+    def __init__(self, num_channels: int, n_heads: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_channels, n_heads))
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """[n_atoms, C] -> [n_atoms, n_heads]."""
+        return scalars @ (self.weight / math.sqrt(self.weight.shape[0]))
+
+
+class NonLinearReadout(nn.Module):
+    """Energy of every atom, for every head, by a network with one hidden layer for each head (eq. 13, t = T)."""
+
+    def __init__(self, num_channels: int, hidden: int, n_heads: int, gate: str):
+        super().__init__()
+        self.gate, self.scale = gate, ACTIVATION_SCALES[gate]
+        self.weight_in = nn.Parameter(torch.randn(n_heads, num_channels, hidden))
+        self.weight_out = nn.Parameter(torch.randn(n_heads, hidden))
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """[n_atoms, C] -> [n_atoms, n_heads]."""
+        n_heads, n_in, hidden = self.weight_in.shape
+        x = torch.einsum("nc,hcm->nhm", scalars, self.weight_in / math.sqrt(n_in))
+        x = self.scale * activate(x, self.gate)
+        # mace-torch normalises by the hidden units of all heads, of which a head uses only its own
+        return torch.einsum("nhm,hm->nh", x, self.weight_out / math.sqrt(n_heads * hidden))

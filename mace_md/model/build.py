@@ -1,0 +1,109 @@
+"""Models from hyper-parameters, and models made from other models."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mace_md.errors import InputError
+from mace_md.model.hyperparameters import ModelConfig
+from mace_md.model.irreps import SymmetricBasis
+from mace_md.model.mace import MACE
+
+__all__ = ["ModelConfig", "bases_from_state", "build_model", "restore_model", "select_head", "select_species"]
+
+
+def build_model(config: ModelConfig, seed: int | None = None, dtype: torch.dtype = torch.float64) -> MACE:
+    """A model with random weights; `seed` makes them repeatable without touching torch's global generator."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return MACE(config).to(dtype)
+
+
+def restore_model(config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> MACE:
+    """The model with the weights of `state` (a `state_dict`), its own product bases included.
+
+    Raises InputError when a tensor is missing, unknown, or of another shape than `config` says.
+    """
+    if dtype is None:
+        dtype = state["embedding"].dtype if "embedding" in state else torch.float64
+    model = MACE(config, bases_from_state(config, state)).to(dtype)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        raise InputError(f"weights do not fit the hyper-parameters: {'; '.join(lines[:3])}") from None
+    return model
+
+
+def bases_from_state(config: ModelConfig, state: dict[str, Tensor]) -> list[SymmetricBasis]:
+    """The symmetric product basis of every layer, from a `state_dict`."""
+    bases = []
+    for layer in range(config.num_interactions):
+        prefix = f"products.{layer}.contraction."
+        try:
+            factors = state[prefix + "factors"].T
+            sizes = state[prefix + "term_sizes"].tolist()
+            coupling = state[prefix + "coupling"].double()
+        except KeyError as error:
+            raise InputError(f"the model file has no tensor {error}") from None
+        bases.append(SymmetricBasis(factors, sizes, coupling, [coupling.shape[1]]))
+    return bases
+
+
+def select_head(model: MACE, head: str) -> MACE:
+    """A model with only the readout head named `head`; raises InputError that lists the heads when there is none."""
+    heads = model.config.heads
+    if head not in heads:
+        raise InputError(f"no head {head!r} in this model; its heads: {', '.join(heads)}")
+    if len(heads) == 1:
+        return model
+    h = heads.index(head)
+    state = dict(model.state_dict())
+    for name in ("atomic_energies", "scale", "shift"):
+        state[name] = state[name][h : h + 1]
+    for i, readout in enumerate(model.readouts):
+        prefix = f"readouts.{i}."
+        if hasattr(readout, "weight_in"):
+            state[prefix + "weight_in"] = readout.weight_in[h : h + 1]
+            state[prefix + "weight_out"] = readout.weight_out[h : h + 1] / math.sqrt(len(heads))
+        else:
+            state[prefix + "weight"] = readout.weight[:, h : h + 1]
+    return restore_model(replace(model.config, heads=(head,)), _detached(state))
+
+
+def select_species(model: MACE, atomic_numbers: list[int]) -> MACE:
+    """The same model for fewer elements: smaller and faster, energies unchanged.
+
+    Raises InputError when the model does not know one of `atomic_numbers`.
+    """
+    known = model.config.atomic_numbers
+    missing = sorted(set(atomic_numbers) - set(known))
+    if missing:
+        raise InputError(f"the model does not know the elements with atomic numbers {missing}; it knows {list(known)}")
+    kept = sorted(set(atomic_numbers))
+    if tuple(kept) == known:
+        return copy.deepcopy(model)
+    index = torch.tensor([known.index(z) for z in kept])
+    # weights that see one-hot elements are normalised by the number of elements
+    norm = math.sqrt(len(kept) / len(known))
+    state = dict(model.state_dict())
+    for name, tensor in state.items():
+        if name == "atomic_energies":
+            state[name] = tensor[:, index]
+        elif name in ("atomic_numbers", "repulsion.charges") or name.endswith("covalent_radii"):
+            state[name] = tensor[index]
+        elif name == "embedding" or name.endswith("skip.weight"):
+            state[name] = tensor[index] * norm
+        elif name.endswith("contraction.weight") and not model.config.agnostic_product:
+            state[name] = tensor[index]
+    return restore_model(replace(model.config, atomic_numbers=tuple(kept)), _detached(state))
+
+
+def _detached(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -1,0 +1,102 @@
+"""The hyper-parameters of a MACE model, under MACE's own names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from mace_md.errors import InputError
+
+INTERACTIONS = (
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+)
+RADIAL_TYPES = ("bessel", "gaussian", "chebyshev")
+DISTANCE_TRANSFORMS = ("none", "agnesi", "soft")
+GATES = ("silu", "tanh", "abs", "none")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What defines the shape of a model; together with its weights it is the model.
+
+    All irreps have natural parity and the same number of channels for every l, as in every published MACE:
+    `num_channels` = 128 and `max_L` = 1 stand for hidden irreps 128x0e + 128x1o.
+    """
+
+    atomic_numbers: tuple[int, ...]
+    r_max: float  # A
+    num_bessel: int = 8
+    num_polynomial_cutoff: int = 5
+    radial_type: str = "bessel"
+    distance_transform: str = "none"
+    apply_cutoff: bool = True  # True: the cutoff multiplies the radial basis; False: the radial weights
+    max_ell: int = 3
+    num_channels: int = 128
+    max_L: int = 1
+    edge_channels: int | None = None  # channels of the features that travel along edges; None: num_channels
+    edge_max_L: int | None = None  # None: all of the sender's
+    num_interactions: int = 2
+    interactions: tuple[str, ...] = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
+    correlation: tuple[int, ...] = (3, 3)
+    agnostic_product: bool = False  # one set of product weights for all elements
+    radial_MLP: tuple[int, ...] = (64, 64, 64)
+    MLP_channels: int = 16
+    gate: str = "silu"
+    last_readout_only: bool = False
+    avg_num_neighbors: tuple[float, ...] = (1.0, 1.0)
+    pair_repulsion: bool = False
+    heads: tuple[str, ...] = ("Default",)
+
+    def __post_init__(self) -> None:
+        """Refuse what is inconsistent; raises InputError."""
+        for name in ("interactions", "correlation", "avg_num_neighbors"):
+            if len(getattr(self, name)) != self.num_interactions:
+                raise InputError(f"{name} has {len(getattr(self, name))} entries for {self.num_interactions} layers")
+        _check_choice("radial_type", self.radial_type, RADIAL_TYPES)
+        _check_choice("distance_transform", self.distance_transform, DISTANCE_TRANSFORMS)
+        _check_choice("gate", self.gate, GATES)
+        for interaction in self.interactions:
+            _check_choice("interaction block", interaction, INTERACTIONS)
+        if self.max_L > self.max_ell:
+            raise InputError(f"max_L = {self.max_L} is larger than max_ell = {self.max_ell}")
+        if list(self.atomic_numbers) != sorted(set(self.atomic_numbers)):
+            raise InputError(f"atomic_numbers must be ascending and distinct, got {list(self.atomic_numbers)}")
+        if not self.r_max > 0:
+            raise InputError(f"r_max must be positive, got {self.r_max}")
+        if not self.heads:
+            raise InputError("a model needs at least one head")
+
+    def is_residual(self, layer: int) -> bool:
+        """Whether the interaction block of `layer` has a skip connection around it."""
+        return "Residual" in self.interactions[layer]
+
+    def has_density(self, layer: int) -> bool:
+        """Whether the messages of `layer` are normalised by the local density of neighbours."""
+        return "Density" in self.interactions[layer]
+
+    def out_L(self, layer: int) -> int:
+        """Highest l of the node features after `layer`; the last layer keeps scalars only."""
+        return 0 if layer == self.num_interactions - 1 else self.max_L
+
+    def in_L(self, layer: int) -> int:
+        """Highest l of the node features before `layer`."""
+        return 0 if layer == 0 else self.max_L
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON; `from_dict` reads it back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: dict) -> ModelConfig:
+        """The configuration that `to_dict` wrote; raises InputError for unknown or missing fields."""
+        try:
+            return ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except TypeError as error:
+            raise InputError(f"unreadable model hyper-parameters: {error}") from None
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"unknown {name} {value!r}; known: {', '.join(choices)}")
