@@ -1,0 +1,130 @@
+"""The picture of the imports: arrows point one way, and importing the package does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mace_md"
+FILES = sorted(PACKAGE.rglob("*.py"))
+COMMANDS = {"run", "train", "export", "evaluate", "analyze", "models", "doctor"}
+# Lower layers first: a module imports from its own layer and from those before it.
+LAYERS = ["errors units", "options", "config", "provenance", "ops", "model", "training md analysis"]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
+HEAVY = {"torch", "openmm", "e3nn", "ase", "mdtraj", "openmmtorch", "safetensors", "mace"}
+STARTS_QUICKLY = ["__init__", "__main__", "cli", "config", "options", "errors", "units", "provenance", "doctor"]
+
+
+def imports(path: Path, top_only: bool = False) -> list[str]:
+    """Every module a file imports, by full name; `from mace_md import x` counts as mace_md.x."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_only else ast.walk(tree)
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            inner = [f"mace_md.{alias.name}" for alias in node.names] if node.module == "mace_md" else []
+            found += inner or [node.module]
+    return found
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def own_targets(path: Path) -> set[str]:
+    """First parts of the mace_md modules that a file imports: {'model', 'errors', ...}."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("mace_md.")} - {"__version__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_point_one_way(path):
+    layer, targets = layer_of(path), own_targets(path)
+    assert not targets & (COMMANDS - {layer}) or layer == "__init__", "a command is imported"
+    if layer in LEVEL:
+        upward = {target for target in targets if LEVEL[target] > LEVEL[layer]}
+        assert not upward, f"{layer} imports {upward}"
+        sideways = {target for target in targets - {layer} if LEVEL[target] == LEVEL[layer]}
+        allowed = {"units": {"errors"}, "md": set(), "training": set(), "analysis": set()}.get(layer, set())
+        assert sideways <= allowed, f"{layer} imports {sideways}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_engine_has_its_place(path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    name = str(path.relative_to(PACKAGE))
+    assert "mace" not in roots, "mace-torch is an oracle of the tests, never a dependency"
+    if layer_of(path) in ("model", "ops", "training"):
+        assert "openmm" not in roots, f"{name} imports openmm"
+    if layer_of(path) == "analysis":
+        assert not roots & {"torch", "openmm"}
+    if name != "md/force.py":
+        assert "openmmtorch" not in roots, f"{name} imports openmmtorch"
+    if name not in ("md/force.py", "model/artifact.py"):
+        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+        forbidden = {"torch.jit.script", "torch.jit.load", "torch.jit.save", "torch.jit.freeze", "torch.jit.trace"}
+        assert not calls & forbidden, f"{name} compiles TorchScript: {calls & forbidden}"
+
+
+@pytest.mark.parametrize("name", STARTS_QUICKLY)
+def test_modules_of_the_command_line_import_nothing_heavy(name):
+    roots = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
+    assert not roots & HEAVY
+
+
+def test_no_module_is_a_drawer():
+    drawers = {"utils", "tools", "helpers", "common", "misc"}
+    assert not {path.stem for path in FILES} & drawers
+    assert not {path.name for path in PACKAGE.rglob("*") if path.is_dir()} & drawers
+
+
+def test_import_loads_nothing_and_changes_nothing():
+    code = """
+import os, sys
+before = dict(os.environ)
+import mace_md
+heavy = {"torch", "openmm", "e3nn", "ase", "mdtraj"} & set(sys.modules)
+assert not heavy, heavy
+assert dict(os.environ) == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_loading_every_module_leaves_torch_as_it_was():
+    modules = [
+        ".".join(("mace_md", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for path in FILES
+        if path.name != "__main__.py"
+    ]
+    code = f"""
+import os, importlib
+before = dict(os.environ)
+import torch
+threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+after_torch = dict(os.environ)
+for name in {modules!r}:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != "openmmml":  # optional: its users have it
+            raise
+assert torch.get_default_dtype() == dtype and torch.get_num_threads() == threads
+changed = set(os.environ.items()) ^ set(after_torch.items())
+assert not any("MACE" in key or "TORCH" in key for key, _ in changed), changed
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_found():
+    import mace_md
+
+    for name in mace_md.__all__:
+        assert getattr(mace_md, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mace_md.nothing  # noqa: B018
