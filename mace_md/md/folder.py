@@ -1,0 +1,75 @@
+"""The run folder: claimed once, never overwritten, and the log file in it."""
+
+import logging
+import logging.handlers
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mace_md.errors import InputError
+from mace_md.md.restart import CURRENT, PREVIOUS, Checkpoint, read_checkpoint
+
+RUN_FILES = ("log.csv", "trajectory.dcd", "trajectory.xtc", "trajectory.extxyz")
+
+
+def find_checkpoint(folder: Path, restart: bool) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to continue from, or None for a new run; and notes. Creates nothing.
+
+    With `restart`, a folder in which nothing was started yet begins a new run, so that a job script can say --restart
+    each time. Raises InputError when the folder holds something that a new run would overwrite.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, and the output has to be a folder. Give another --output.")
+    present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if not restart:
+        if present:
+            shown = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
+            better = "continue it with --restart, or " if CURRENT in present or PREVIOUS in present else ""
+            raise InputError(
+                f"{folder}: the output folder exists and is not empty ({shown}); nothing is overwritten. "
+                f"Please {better}choose another --output."
+            )
+        return None, []
+    checkpoint, notes = read_checkpoint(folder)
+    if checkpoint is not None:
+        return checkpoint, notes
+    results = [name for name in RUN_FILES if name in present]
+    if results:
+        raise InputError(
+            f"{folder}: has {results[0]}, but no checkpoint to continue from. Start a new run with another --output."
+        )
+    return None, [f"--restart: {folder} holds no checkpoint; the run starts at its beginning"]
+
+
+@contextmanager
+def held_log() -> Iterator[logging.handlers.MemoryHandler]:
+    """Keep the log lines until the folder exists: a run refused before step 1 leaves no folder behind."""
+    logger = logging.getLogger("mace_md")
+    handler = logging.handlers.MemoryHandler(capacity=1_000_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        if handler.target is not None:
+            handler.flush()
+            handler.target.close()
+        handler.close()
+
+
+def open_folder(folder: Path, handler: logging.handlers.MemoryHandler) -> None:
+    """Create the folder and send the log, from its first line, to run.log in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / "run.log")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}). Give another --output.") from error
+    file.setFormatter(handler.formatter)
+    handler.setTarget(file)
+    handler.flush()
+    handler.flushLevel = logging.DEBUG  # from now on each line goes down at once

@@ -1,0 +1,203 @@
+"""What can be wrong with a run before anything expensive happens. Each check refuses with what to do, or notes."""
+
+import numpy as np
+
+from mace_md.errors import InputError
+from mace_md.md.molecules import minimum_image, pairs_within
+from mace_md.md.structure import Structure
+from mace_md.units import ANGSTROM_TO_NM, DALTON_PER_CUBIC_NM_TO_G_ML, NM_TO_ANGSTROM
+
+# Closest contacts. The shortest bond of chemistry is H2, 0.74 A; a zero-point and thermal margin is left below it.
+SMALLEST_CONTACT = 0.5  # A, any pair
+SMALLEST_CONTACT_RATIO = 0.55  # of the sum of the covalent radii; a C-C bond (1.52 A by radii) may be 0.84 A long
+SELF_IMAGE_CONTACT = 1.6  # A; the shortest contact of a molecule with its image in crystals (H...H) is 2.0 A
+# Densities of condensed matter under anything a run starts from: solid hydrogen 0.09, osmium 22.6 g/mL.
+LARGEST_DENSITY = 30.0
+SMALLEST_DENSITY_NPT = 0.01
+LONGEST_STEP_WITH_HYDROGEN = 1.0  # fs
+_AMINO_ACIDS = frozenset(
+    ("ALA", "ARG", "ASN", "ASP", "CYS", "CYX", "GLN", "GLU", "GLY", "HIS", "HID", "HIE", "HIP", "ILE", "LEU", "LYS",
+     "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL")
+)  # fmt: skip
+_WATERS = frozenset(("HOH", "WAT", "TIP3", "SOL", "H2O"))
+
+
+def check_elements(structure: Structure, known: list[int], model_name: str) -> None:
+    """Every element of the structure is one the model was trained on."""
+    from openmm.app import Element
+
+    for atom in structure.topology.atoms():
+        if atom.element.atomic_number not in known:
+            names = " ".join(Element.getByAtomicNumber(number).symbol for number in known)
+            raise InputError(
+                f"{structure.path}: element {atom.element.symbol} (residue {atom.residue.name} {atom.residue.id}, atom "
+                f"{atom.index + 1}) is not in {model_name}, which knows {names}. Take a model that has it, or "
+                "remove it."
+            )
+
+
+def check_charge_and_spin(
+    structure: Structure, charge: int | None, spin: int | None, model_name: str, model_uses: tuple[str, ...] = ()
+) -> list[str]:
+    """The charge and multiplicity asked for can be honoured; returns what was assumed.
+
+    `model_uses` names what the model takes as input: 'charge', 'spin'. A model without charges gives every charge
+    state of a structure the same energy. An explicit option overrides the file, so --charge 0 accepts that.
+    """
+    notes = []
+    for name, option, in_file, neutral in (
+        ("charge", charge, structure.charge, 0),
+        ("spin", spin, structure.spin, 1),
+    ):
+        source = f"--{name} {option}" if option is not None else f"{name}={in_file} in {structure.path}"
+        value = option if option is not None else in_file
+        if name in model_uses or value in (None, neutral):
+            if option is not None and in_file not in (None, option):
+                notes.append(f"{name} {option} by option; the file says {in_file}, which {model_name} does not see")
+            elif name in model_uses and value is None:
+                notes.append(f"{name} {neutral} (assumed)")
+            continue
+        raise InputError(
+            f"{source}: {model_name} has no input for the {name}, its energies would be the same as for {neutral}. "
+            f"Take a model trained with it, or accept what this one was trained on with --{name} {neutral}."
+        )
+    return notes
+
+
+def check_hydrogens(structure: Structure) -> list[str]:
+    """Residues of protein and water have their hydrogens, and organic matter has some; MACE needs every atom."""
+    bare = []
+    for residue in structure.topology.residues():
+        symbols = [atom.element.symbol for atom in residue.atoms()]
+        hydrogens = symbols.count("H") + symbols.count("D")
+        lacks = residue.name in _AMINO_ACIDS and hydrogens == 0
+        lacks |= residue.name in _WATERS and "O" in symbols and hydrogens < 2
+        if lacks:
+            bare.append(residue)
+    if bare:
+        first = bare[0]
+        raise InputError(
+            f"{structure.path}: residue {first.name} {first.id} (chain {first.chain.id}) has no hydrogens, or too few, "
+            f"as have {len(bare) - 1} more; MACE needs every atom. Use --hydrogens add, add them yourself, or "
+            "--hydrogens keep if this is meant."
+        )
+    numbers = structure.atomic_numbers
+    lonely_carbon = _carbons_without_neighbours(structure)
+    if numbers.count(6) and not numbers.count(1) and lonely_carbon:
+        raise InputError(
+            f"{structure.path}: no hydrogens at all, and {lonely_carbon} of {numbers.count(6)} carbon atoms have fewer "
+            "than three neighbours. Add the hydrogens, or pass --hydrogens keep if this is meant."
+        )
+    return []
+
+
+def _carbons_without_neighbours(structure: Structure) -> int:
+    """How many carbons with a carbon neighbour have fewer than three neighbours; CO2 and HCN-like matter has none."""
+    numbers = structure.atomic_numbers
+    degree = np.bincount(structure.molecules.bonds.ravel(), minlength=len(numbers))
+    neighbours: list[list[int]] = [[] for _ in numbers]
+    for i, j in structure.molecules.bonds.tolist():
+        neighbours[i].append(numbers[j])
+        neighbours[j].append(numbers[i])
+    return sum(number == 6 and degree[i] < 3 and 6 in neighbours[i] for i, number in enumerate(numbers))
+
+
+def check_contacts(structure: Structure) -> list[str]:
+    """No two atoms, nor their images, are closer than any bond; returns the closest contact found."""
+    from ase.data import covalent_radii
+
+    numbers = np.array(structure.atomic_numbers)
+    i, j, distances, _ = pairs_within(structure.positions, structure.box, 2.0 * ANGSTROM_TO_NM)
+    if len(distances) == 0:
+        return ["closest contact: none within 2 A"]
+    distances = distances * NM_TO_ANGSTROM
+    ratio = distances / (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
+    worst = int(np.argmin(ratio))
+    pair = f"{_name(structure, i[worst])} and {_name(structure, j[worst])}"
+    image = " (periodic image)" if i[worst] == j[worst] or _is_image(structure, i[worst], j[worst]) else ""
+    if distances[worst] < SMALLEST_CONTACT or ratio[worst] < SMALLEST_CONTACT_RATIO:
+        count = int(((distances < SMALLEST_CONTACT) | (ratio < SMALLEST_CONTACT_RATIO)).sum()) // 2
+        what = "are at the same place" if distances[worst] < 1e-3 else f"are {distances[worst]:.2f} A apart"
+        raise InputError(
+            f"{structure.path}: {pair}{image} {what} ({count} such pairs); the shortest bond is 0.74 A. Remove "
+            "duplicate atoms, or correct the box or the unit of the coordinates."
+        )
+    return [f"closest contact: {pair}{image}, {distances[worst]:.2f} A"]
+
+
+def _is_image(structure: Structure, i: int, j: int) -> bool:
+    vector = (structure.positions[j] - structure.positions[i])[None]
+    return bool(np.abs(minimum_image(vector, structure.box) - vector).max() > 1e-6)
+
+
+def _name(structure: Structure, index: int) -> str:
+    atom = list(structure.topology.atoms())[index]
+    return f"atom {index + 1} ({atom.name}, {atom.residue.name} {atom.residue.id})"
+
+
+def check_box(structure: Structure, r_max: float, *, npt: bool) -> list[str]:
+    """The box holds the molecules and makes sense against the cutoff (A); returns what follows from its size."""
+    if structure.box is None:
+        if npt:
+            raise InputError(
+                f"{structure.path}: --ensemble npt needs a periodic box. Give --box a,b,c in A, or use nvt."
+            )
+        return ["not periodic"]
+    box = structure.box * NM_TO_ANGSTROM
+    widths = np.linalg.det(box) / np.linalg.norm(np.cross(np.roll(box, -1, axis=0), np.roll(box, -2, axis=0)), axis=1)
+    text = " x ".join(f"{x:.2f}" for x in widths)
+    density = float(structure.masses.sum() / np.linalg.det(structure.box)) * DALTON_PER_CUBIC_NM_TO_G_ML
+    notes = [f"box: {text} A between its faces, density {density:.3f} g/mL"]
+    _check_fit(structure, widths)
+    if density > LARGEST_DENSITY:
+        raise InputError(
+            f"{structure.path}: a density of {density:.0f} g/mL is above any matter. Check the box ({text} A): is its "
+            "unit right, does it hold all atoms?"
+        )
+    if npt and density < SMALLEST_DENSITY_NPT:
+        raise InputError(
+            f"{structure.path}: a density of {density:.2g} g/mL is a gas; a barostat would collapse it or run away. "
+            "Use a denser box, or --ensemble nvt."
+        )
+    if widths.min() < 2 * r_max:
+        notes.append(
+            f"the box is below twice the cutoff ({r_max:g} A): several images of an atom are neighbours, and are "
+            "counted; correlations longer than the box are not there"
+        )
+    if npt and widths.min() < r_max:
+        notes.append(f"warning: the box is below one cutoff ({r_max:g} A); its pressure will depend on its size")
+    return notes
+
+
+def _check_fit(structure: Structure, widths: np.ndarray) -> None:
+    """No molecule runs into its own image. Longer than the cell alone is fine: in crystals they pass side by side."""
+    molecules = structure.molecules
+    endless = set(molecules.networks)
+    inverse = np.linalg.inv(structure.box)
+    for number, atoms in enumerate(molecules.groups()):
+        if number in endless or len(atoms) < 2:
+            continue
+        positions = structure.positions[atoms]
+        extent = np.ptp(positions @ inverse, axis=0)
+        axis = int(np.argmax(extent))
+        if extent[axis] < 1.0:
+            continue
+        i, j, _, vectors = pairs_within(positions, structure.box, SELF_IMAGE_CONTACT * ANGSTROM_TO_NM)
+        image = np.abs(vectors - (positions[j] - positions[i])).max(axis=1) > 1e-6
+        if image.any():
+            raise InputError(
+                f"{structure.path}: the box ({widths[axis]:.2f} A along {'abc'[axis]}) is smaller than the molecule of "
+                f"{_name(structure, atoms[0])}, {extent[axis] * widths[axis]:.2f} A long. Give a larger --box a,b,c, "
+                "or --periodic no."
+            )
+
+
+def check_timestep(structure: Structure, timestep: float) -> list[str]:
+    """A note when the step (fs) is long for the lightest atom; MACE keeps all bonds flexible."""
+    lightest = float(structure.masses.min())
+    if lightest < 1.5 and timestep > LONGEST_STEP_WITH_HYDROGEN:
+        return [
+            f"note: a time step of {timestep:g} fs is long for hydrogen of {lightest:.2f} Da with flexible bonds; "
+            f"{LONGEST_STEP_WITH_HYDROGEN:g} fs or less keeps the energy"
+        ]
+    return []

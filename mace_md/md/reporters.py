@@ -1,0 +1,222 @@
+"""What a run leaves behind and shows: topology, log.csv, trajectories, and the progress line."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from openmm import app, unit
+
+from mace_md.md.integrators import bath_energy
+from mace_md.md.simulation import temperature_of
+from mace_md.md.structure import Structure
+from mace_md.md.trajectory import Frame, Trajectory, _Appended, open_trajectory
+from mace_md.units import DALTON_PER_CUBIC_NM_TO_G_ML, FS_TO_PS
+
+MOST_ATOMS_IN_PDB = 99_999  # five columns for the serial number
+LARGEST_IN_PDB = 900.0  # nm; coordinates have four digits and a sign before the point, in A
+LOG_COLUMNS = (
+    "step", "time_ps", "potential_kJ_mol", "kinetic_kJ_mol", "total_kJ_mol", "conserved_kJ_mol", "temperature_K",
+    "volume_nm3", "density_g_mL", "speed_ns_day",
+)  # fmt: skip
+
+
+def write_topology(folder: Path, structure: Structure, positions: np.ndarray | None = None) -> Path:
+    """Write topology.pdb, or topology.cif where a PDB file has too few columns; returns the path."""
+    positions = structure.positions if positions is None else positions
+    fits = len(positions) <= MOST_ATOMS_IN_PDB and np.abs(positions).max() < LARGEST_IN_PDB
+    path = folder / ("topology.pdb" if fits else "topology.cif")
+    temporary = path.with_suffix(path.suffix + ".part")
+    writer = app.PDBFile if fits else app.PDBxFile
+    with open(temporary, "w") as file:
+        writer.writeFile(structure.topology, positions * unit.nanometer, file, keepIds=True)
+    os.replace(temporary, path)
+    return path
+
+
+class LogTable(_Appended):
+    """log.csv: one row per report; columns named with their units."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        header = (",".join(LOG_COLUMNS) + "\n").encode()
+        if self.size == 0:
+            self.append_bytes(header)
+        self._header_size = len(header)
+
+    @property
+    def is_empty(self) -> bool:
+        """True while there is no row."""
+        return self.size == self._header_size
+
+    def append(self, row: "Row") -> None:
+        """Add one row; what does not exist (a volume in the gas phase) stays empty."""
+        cells = (
+            str(row.step), f"{row.time:.6f}", _cell(row.potential), _cell(row.kinetic),
+            _cell(row.potential + row.kinetic), _cell(row.conserved), _cell(row.temperature, 4), _cell(row.volume),
+            _cell(row.density), _cell(row.speed, 4),
+        )  # fmt: skip
+        self.append_bytes((",".join(cells) + "\n").encode())
+
+
+def _cell(value: float | None, digits: int = 6) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of log.csv: ps, kJ/mol, K, nm^3, g/mL, ns/day. `conserved` is None where no quantity is."""
+
+    step: int
+    time: float
+    potential: float
+    kinetic: float
+    conserved: float | None
+    temperature: float
+    volume: float | None
+    density: float | None
+    speed: float | None
+
+
+class Recorder:
+    """Writes rows and frames of one simulation, and knows how long each of its files is."""
+
+    def __init__(
+        self,
+        simulation: app.Simulation,
+        folder: Path,
+        *,
+        num_dof: int,
+        total_mass: float,
+        timestep: float,
+        kinds: tuple[str, ...],
+        interval: int,
+        stepped: bool = False,
+        progress: "Progress | None" = None,
+    ) -> None:
+        """timestep in fs, total_mass in Da; `kinds` of trajectory files, a frame each `interval` steps.
+
+        `stepped`: the integrator has made steps already.
+        """
+        self._stepped = stepped
+        self._first = simulation.context.getStepCount()
+        self._simulation = simulation
+        self._periodic = simulation.topology.getPeriodicBoxVectors() is not None
+        self._num_dof, self._total_mass, self._timestep = num_dof, total_mass, timestep
+        self._progress = progress
+        self._needs_energy = "extxyz" in kinds
+        self.log = LogTable(folder / "log.csv")
+        self.trajectories: list[Trajectory] = [
+            open_trajectory(kind, folder / f"trajectory.{kind}", simulation.topology, timestep, interval)
+            for kind in kinds
+        ]
+
+    def row(self, step: int) -> None:
+        """Add a row to log.csv and tell the progress line."""
+        state = self._simulation.context.getState(energy=True)
+        potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
+        bath = bath_energy(self._simulation.integrator, stepped=self._stepped or step != self._first)
+        volume = state.getPeriodicBoxVolume().value_in_unit(unit.nanometer**3) if self._periodic else None
+        row = Row(
+            step=step,
+            time=step * self._timestep * FS_TO_PS,
+            potential=potential,
+            kinetic=kinetic,
+            conserved=None if bath is None else potential + kinetic + bath,
+            temperature=temperature_of(kinetic, self._num_dof),
+            volume=volume,
+            density=None if volume is None else self._total_mass / volume * DALTON_PER_CUBIC_NM_TO_G_ML,
+            speed=None if self._progress is None else self._progress.speed(step),
+        )
+        self.log.append(row)
+        if self._progress is not None:
+            self._progress.show(row)
+
+    def frame(self, step: int) -> None:
+        """Add a frame to every trajectory, each molecule whole with its centre in the box."""
+        # An energy costs an evaluation of the model; only extended XYZ asks for it.
+        state = self._simulation.context.getState(
+            positions=True, energy=self._needs_energy, enforcePeriodicBox=self._periodic
+        )
+        box = None
+        if self._periodic:
+            box = np.array(state.getPeriodicBoxVectors().value_in_unit(unit.nanometer), dtype=float)
+        frame = Frame(
+            step=step,
+            time=step * self._timestep * FS_TO_PS,
+            positions=np.asarray(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)),
+            box=box,
+            energy=state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) if self._needs_energy else None,
+        )
+        for trajectory in self.trajectories:
+            trajectory.append(frame)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, after bringing them down to the disk: what a checkpoint remembers."""
+        files = [self.log, *self.trajectories]
+        for file in files:
+            file.flush()
+        return {file.path.name: file.size for file in files}
+
+
+class Progress:
+    """The line a person watches: step, time, speed, time left, temperature, energy.
+
+    On a terminal the line rewrites itself; elsewhere a plain line appears each time another twentieth is done.
+    """
+
+    def __init__(
+        self, first: int, total: int, timestep: float, write: Callable[[str], None], *, terminal: bool | None = None
+    ) -> None:
+        self._first, self._total, self._timestep, self._write = first, total, timestep, write
+        self._terminal = sys.stdout.isatty() if terminal is None else terminal
+        self._start = time.perf_counter()
+        self._shown = first
+        self._last = 0.0
+
+    def speed(self, step: int) -> float | None:
+        """ns/day since the start, or None before the first step."""
+        seconds = time.perf_counter() - self._start
+        steps = step - self._first
+        return steps * self._timestep * 1e-6 / seconds * 86400 if steps > 0 else None
+
+    def show(self, row: Row) -> None:
+        """Show a row, unless one was shown just before."""
+        now = time.perf_counter()
+        done = row.step >= self._total
+        if self._terminal:
+            if now - self._last < 0.1 and not done:
+                return
+            self._last = now
+            sys.stdout.write("\r\033[K" + self.line(row) + ("\n" if done else ""))
+            sys.stdout.flush()
+            return
+        if row.step - self._shown >= (self._total - self._first) / 20 or done:
+            self._shown = row.step
+            self._write(self.line(row))
+
+    def line(self, row: Row) -> str:
+        """The text for a row."""
+        speed = self.speed(row.step)
+        parts = [f"step {row.step}/{self._total}", f"{row.time:.3f} ps"]
+        if speed:
+            left = (self._total - row.step) * self._timestep * 1e-6 / speed * 86400
+            parts += [f"{speed:.3g} ns/day", f"{_duration(left)} left"]
+        parts += [f"{row.temperature:.0f} K", f"E {row.potential:.2f} kJ/mol"]
+        return "  ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,238 @@
+"""The proof before step 1: the force OpenMM will use, on the user's own structure, against two independent answers.
+
+1. The plain model in float64, evaluated directly: no export, no TorchForce, no skin, no native kernels.
+2. The slope of OpenMM's own energy: a force that is not the derivative of the energy heats or cools the system.
+
+Limits. Forces: `force_limit` on each component, plus 1e-5 of the largest force, since float32 carries seven digits and
+a badly packed start has forces of 100 eV/A. Energy: `energy_limit` an atom. Slopes: ten times the force limit, because
+the difference of two float32 energies 0.02 A apart resolves about 1e-3 eV/A.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import openmm
+import torch
+from openmm import unit
+
+from mace_md.errors import SafetyStop
+from mace_md.model.graph import single_graph
+from mace_md.ops.neighbor_list import neighbor_list
+from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
+
+RELATIVE_FORCE_LIMIT = 1e-5
+SLOPE_LIMIT_FACTOR = 10.0
+DISPLACEMENT = 0.01  # A; error of the five-point formula about 1e-5 eV/A for a stretched bond
+NUM_PROBES = 3
+# Plain PyTorch in float64 needs about 1 MB for each edge-rich atom: whole systems up to here, beyond it single atoms.
+MAX_WHOLE_ATOMS = 600
+EDGES_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Deviations found. Energies eV (interaction energy, no free atoms), forces and slopes eV/A.
+
+    `energy_deviation` is None where the system is too large for one float64 evaluation; then `num_compared` atoms were
+    compared, each by the part of the system that acts on it, which is exact.
+    """
+
+    num_atoms: int
+    num_compared: int
+    largest_force: float
+    force_deviation: float
+    force_allowed: float
+    energy_deviation: float | None
+    energy_allowed: float
+    slope_deviation: float
+    slope_allowed: float
+    num_slopes: int
+
+    def lines(self) -> list[str]:
+        """The numbers, for the log."""
+        energy = "" if self.energy_deviation is None else (
+            f", energy {1000 * self.energy_deviation / self.num_atoms:.2e} meV/atom "
+            f"(limit {1000 * self.energy_allowed / self.num_atoms:.1e})"
+        )  # fmt: skip
+        return [
+            f"self-check: against the plain float64 model, forces of {self.num_compared} atoms deviate by at most "
+            f"{self.force_deviation:.2e} eV/A (limit {self.force_allowed:.1e}, largest force {self.largest_force:.2f})"
+            f"{energy}",
+            f"self-check: {self.num_slopes} slopes of the energy deviate from the forces by at most "
+            f"{self.slope_deviation:.2e} eV/A (limit {self.slope_allowed:.1e})",
+        ]
+
+    def failure(self) -> str | None:
+        """What is over its limit, or None. Numbers that are not finite are over every limit."""
+        checks = [
+            ("the forces", self.force_deviation, self.force_allowed),
+            ("the energy", self.energy_deviation or 0.0, self.energy_allowed),
+            ("the slopes of the energy", self.slope_deviation, self.slope_allowed),
+        ]
+        bad = [name for name, found, allowed in checks if not found <= allowed]
+        return " and ".join(bad) or None
+
+
+def check_forces(
+    context: openmm.Context,
+    model: torch.nn.Module,
+    atomic_numbers: list[int],
+    *,
+    force_limit: float,
+    energy_limit: float,
+) -> SelfCheck:
+    """Compare the force in `context`, at its present positions, with `model` in float64 and with energy differences.
+
+    force_limit eV/A; energy_limit meV/atom. The context is left where it was.
+    """
+    state = context.getState(positions=True, forces=True, energy=True)
+    positions = np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+    forces = np.array(state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer))
+    forces /= EV_PER_ANGSTROM_TO_KJ_MOL_NM
+    energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / EV_TO_KJ_MOL
+    box = None
+    if context.getSystem().usesPeriodicBoundaryConditions():
+        box = np.array(state.getPeriodicBoxVectors().value_in_unit(unit.nanometer)) * NM_TO_ANGSTROM
+    sizes = np.linalg.norm(forces, axis=1)
+    probes = _probes(sizes)
+    reference = _Reference(model, atomic_numbers, positions * NM_TO_ANGSTROM, box)
+    if len(positions) <= MAX_WHOLE_ATOMS:
+        compared = np.arange(len(positions))
+        expected_energy, expected = reference.whole()
+        energy_deviation = abs(energy - expected_energy)
+    else:
+        compared = probes
+        expected = np.stack([reference.force_on(int(probe)) for probe in probes])
+        energy_deviation = None
+    slope_deviation, num_slopes = _slopes(context, positions, forces, probes)
+    largest = float(sizes.max())
+    return SelfCheck(
+        num_atoms=len(positions),
+        num_compared=len(compared),
+        largest_force=largest,
+        force_deviation=_largest(forces[compared] - expected),
+        force_allowed=force_limit + RELATIVE_FORCE_LIMIT * largest,
+        energy_deviation=energy_deviation,
+        energy_allowed=energy_limit / 1000 * len(positions),
+        slope_deviation=slope_deviation,
+        slope_allowed=SLOPE_LIMIT_FACTOR * (force_limit + RELATIVE_FORCE_LIMIT * largest),
+        num_slopes=num_slopes,
+    )
+
+
+def require(check: SelfCheck) -> None:
+    """Raise SafetyStop when a deviation is over its limit."""
+    failure = check.failure()
+    if failure is not None:
+        raise SafetyStop(
+            f"self-check: {failure} in OpenMM deviate from the reference by more than the limit; the dynamics would be "
+            f"wrong. {' '.join(check.lines())}. Try --kernels reference, --platform Reference or --dtype float64; "
+            "if one of them passes, report the other. The limits are --check-force-limit and --check-energy-limit."
+        )
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values).max()) if np.isfinite(values).all() else float("inf")
+
+
+def _probes(sizes: np.ndarray) -> np.ndarray:
+    """The atom with the largest force, the one with the median, and one at a third: the same each time."""
+    order = np.argsort(np.nan_to_num(sizes, nan=np.inf))
+    n = len(order)
+    return np.unique(order[[n - 1, n // 2, n // 3]])[:NUM_PROBES]
+
+
+def _slopes(context, positions: np.ndarray, forces: np.ndarray, probes: np.ndarray) -> tuple[float, int]:
+    """Largest deviation of -dE/ds from the force, along the force of each probe and along all forces at once."""
+    directions = []
+    for probe in probes:
+        if np.linalg.norm(forces[probe]) > 0:
+            direction = np.zeros_like(forces)
+            direction[probe] = forces[probe] / np.linalg.norm(forces[probe])
+            directions.append((direction, 1.0))
+    largest = np.linalg.norm(forces, axis=1).max()
+    if largest > 0:
+        # Atoms move by at most DISPLACEMENT. The slope adds up over the atoms, and so does its rounding, as the root
+        # of their number: dividing by that root makes it comparable with the slope of one atom.
+        directions.append((forces / largest, np.sqrt(len(forces))))
+    worst = 0.0
+    try:
+        for direction, scale in directions:
+            slope = -_derivative(context, positions, direction)
+            worst = max(worst, _largest(np.array(slope - (forces * direction).sum())) / scale)
+    finally:
+        context.setPositions(positions)
+    return worst, len(directions)
+
+
+def _derivative(context, positions: np.ndarray, direction: np.ndarray) -> float:
+    """dE/ds in eV/A along `direction` by the five-point formula, whose error falls as the fourth power of the step."""
+    energies = {}
+    for k in (-2, -1, 1, 2):
+        context.setPositions(positions + k * DISPLACEMENT / NM_TO_ANGSTROM * direction)
+        state = context.getState(energy=True)
+        energies[k] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / EV_TO_KJ_MOL
+    return (8 * (energies[1] - energies[-1]) - (energies[2] - energies[-2])) / (12 * DISPLACEMENT)
+
+
+class _Reference:
+    """The plain float64 model on one structure (A)."""
+
+    def __init__(self, model: torch.nn.Module, atomic_numbers: list[int], positions: np.ndarray, box) -> None:
+        known = model.atomic_numbers.tolist()
+        self.model = model
+        self.species = torch.tensor([known.index(number) for number in atomic_numbers])
+        self.positions = torch.as_tensor(positions)
+        self.cell = torch.zeros(3, 3, dtype=torch.float64) if box is None else torch.as_tensor(box)
+        self.edge_index, self.shifts = neighbor_list(self.positions, self.cell, box is not None, float(model.r_max))
+
+    def whole(self) -> tuple[float, np.ndarray]:
+        """Interaction energy (eV) and forces [n_atoms, 3] (eV/A) of the whole system."""
+        from mace_md.model.mace import predict
+
+        graph = single_graph(self.positions, self.species, self.edge_index, self.shifts, self.cell)
+        prediction = predict(self.model, graph, forces=True)
+        free_atoms = float(self.model.atomic_energies[0, self.species].sum())
+        return float(prediction.energy[0]) - free_atoms, prediction.forces.numpy()
+
+    def force_on(self, probe: int) -> np.ndarray:
+        """The force [3] on one atom from the energies of all atoms that see it.
+
+        An atom sees as many neighbour shells as the model has layers, L. So the energies needed are those within L
+        shells of the probe, and each needs the edges towards atoms within L - 1 shells of it: small pieces of any
+        system, one after the other.
+        """
+        layers = self.model.config.num_interactions
+        energies = np.flatnonzero(self._shells([probe], layers) <= layers)
+        position = self.positions[probe].clone().requires_grad_(True)
+        force = torch.zeros(3, dtype=torch.float64)
+        edges_each = max(1, self.edge_index.shape[1] // len(self.species)) ** layers
+        at_once = max(1, EDGES_AT_ONCE // edges_each)
+        for start in range(0, len(energies), at_once):
+            atoms = energies[start : start + at_once]
+            energy = self._energy_of(atoms, layers, probe, position)
+            if energy.requires_grad:
+                force -= torch.autograd.grad(energy, position)[0]
+        return force.numpy()
+
+    def _energy_of(self, atoms: np.ndarray, layers: int, probe: int, position: torch.Tensor) -> torch.Tensor:
+        near = torch.as_tensor(self._shells(atoms.tolist(), layers - 1) <= layers - 1)
+        edges = torch.nonzero(near[self.edge_index[1]]).squeeze(1)
+        nodes, local = torch.unique(
+            torch.cat([self.edge_index[:, edges].flatten(), torch.as_tensor(atoms)]), return_inverse=True
+        )
+        edge_index = local[: 2 * len(edges)].reshape(2, -1)
+        positions = torch.where((nodes == probe)[:, None], position, self.positions[nodes])
+        vectors = positions[edge_index[1]] - positions[edge_index[0]] + self.shifts[edges] @ self.cell
+        head = torch.zeros(len(nodes), dtype=torch.int64)
+        energies = self.model.node_energies(vectors, self.species[nodes], edge_index, head)
+        return energies[local[2 * len(edges) :]].sum()
+
+    def _shells(self, atoms: list[int], most: int) -> np.ndarray:
+        """[n_atoms] steps along edges from the nearest of `atoms`, up to `most`; `most` + 1 beyond."""
+        sender, receiver = self.edge_index.numpy()
+        shell = np.full(len(self.species), most + 1)
+        shell[atoms] = 0
+        for k in range(most):
+            shell[sender[shell[receiver] <= k]] = np.minimum(shell[sender[shell[receiver] <= k]], k + 1)
+        return shell

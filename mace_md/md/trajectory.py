@@ -1,0 +1,188 @@
+"""Trajectory files that can be cut back to a checkpoint: DCD, XTC and extended XYZ.
+
+Each writer has `append(frame)`, `flush()` (down to the disk) and `size` (bytes that are whole frames). A frame that
+cannot be written completely, because the disk is full, is removed again and OSError is raised.
+"""
+
+import errno
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from openmm import app, unit
+from openmm.app.internal.unitcell import computeLengthsAndAngles
+
+from mace_md.units import EV_TO_KJ_MOL, FS_TO_PS, NM_TO_ANGSTROM
+
+AKMA_TIME_PS = 0.04888821  # the unit of time in a CHARMM header
+MAX_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One moment: step, time ps, positions [n_atoms, 3] nm, box [3, 3] nm or None, potential energy kJ/mol or None."""
+
+    step: int
+    time: float
+    positions: np.ndarray
+    box: np.ndarray | None
+    energy: float | None
+
+
+class Trajectory(Protocol):
+    """What the run asks of a trajectory file."""
+
+    path: Path
+
+    @property
+    def size(self) -> int: ...
+    def append(self, frame: Frame) -> None: ...
+    def flush(self) -> None: ...
+
+
+def open_trajectory(kind: str, path: Path, topology: app.Topology, timestep: float, interval: int) -> Trajectory:
+    """A writer of kind 'dcd', 'xtc' or 'extxyz' that creates `path`, or goes on at its end if it exists.
+
+    timestep in fs; a frame is written each `interval` steps.
+    """
+    if kind == "dcd":
+        return DCDTrajectory(path, topology, timestep, interval)
+    return {"xtc": XTCTrajectory, "extxyz": ExtxyzTrajectory}[kind](path, topology)
+
+
+class _Appended:
+    """A file opened at its end; `append` leaves either a whole frame more, or the file as it was."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "r+b" if path.exists() else "x+b", buffering=0)  # noqa: SIM115 - open for the run
+        self.size = self._file.seek(0, os.SEEK_END)
+
+    def append_bytes(self, data: bytes) -> None:
+        try:
+            self._file.seek(self.size)
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except OSError as error:
+            self._file.truncate(self.size)
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        self.size += len(data)
+
+    def flush(self) -> None:
+        os.fsync(self._file.fileno())
+
+
+class DCDTrajectory(_Appended):
+    """CHARMM DCD, little-endian, A; the same layout as OpenMM's. The header counts frames that are on the disk."""
+
+    def __init__(self, path: Path, topology: app.Topology, timestep: float, interval: int) -> None:
+        super().__init__(path)
+        self._periodic = topology.getPeriodicBoxVectors() is not None
+        self._interval = interval
+        num_atoms = topology.getNumAtoms()
+        if self.size == 0:
+            self.append_bytes(self._header(num_atoms, timestep * FS_TO_PS / AKMA_TIME_PS))
+        self._header_size = 276
+        self._frame_size = 56 * self._periodic + 3 * (4 * num_atoms + 8)
+        self._write_count()  # after a cut the header of a longer file is still there
+
+    def _header(self, num_atoms: int, step: float) -> bytes:
+        block = struct.pack("<i4s9if", 84, b"CORD", 0, self._interval, self._interval, 0, 0, 0, 0, 0, 0, step)
+        block += struct.pack("<13i", int(self._periodic), 0, 0, 0, 0, 0, 0, 0, 0, 24, 84, 164, 2)
+        block += struct.pack("<80s80s", b"Created by mace-md", b"Positions in A, time step in AKMA units")
+        return block + struct.pack("<4i", 164, 4, num_atoms, 4)
+
+    def append(self, frame: Frame) -> None:
+        """Add one frame, then count it in the header."""
+        parts = []
+        if self._periodic:
+            a, b, c, alpha, beta, gamma = computeLengthsAndAngles(frame.box * unit.nanometer)
+            # CHARMM keeps the sines of 90 degrees minus the angles
+            cell = (10 * a, np.cos(gamma), 10 * b, np.cos(beta), np.cos(alpha), 10 * c)
+            parts.append(struct.pack("<i6di", 48, *cell, 48))
+        length = struct.pack("<i", 4 * len(frame.positions))
+        for axis in range(3):
+            parts += [length, (NM_TO_ANGSTROM * frame.positions[:, axis]).astype("<f4").tobytes(), length]
+        self.append_bytes(b"".join(parts))
+        self._write_count()
+
+    def _write_count(self) -> None:
+        count = (self.size - self._header_size) // self._frame_size
+        self._file.seek(8)
+        self._file.write(struct.pack("<i", min(count, MAX_INT32)))
+        self._file.seek(20)
+        self._file.write(struct.pack("<i", min(count * self._interval, MAX_INT32)))
+
+
+class XTCTrajectory:
+    """GROMACS XTC, nm, written frame by frame through OpenMM's library."""
+
+    def __init__(self, path: Path, topology: app.Topology) -> None:
+        self.path = path
+        path.touch()
+        self.size = path.stat().st_size
+
+    def append(self, frame: Frame) -> None:
+        """Add one frame. The library reports no error on a full disk, so the length is checked here."""
+        from openmm.app.internal.xtc_utils import xtc_write_frame
+
+        box = np.zeros((3, 3)) if frame.box is None else frame.box
+        xtc_write_frame(
+            str(self.path).encode(),
+            np.ascontiguousarray(frame.positions, dtype=np.float32),
+            np.ascontiguousarray(box, dtype=np.float32),
+            np.float32(frame.time),
+            np.int32(min(frame.step, MAX_INT32)),
+        )
+        expected = self.size + self._last_frame_size()
+        if self.path.stat().st_size != expected:
+            os.truncate(self.path, self.size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self.size = expected
+
+    def _last_frame_size(self) -> int:
+        """Bytes of the frame at the end by its own header; coordinates of up to 9 atoms are not compressed."""
+        with open(self.path, "rb") as file:
+            file.seek(self.size)
+            header = file.read(92)
+        if len(header) < 56:
+            return 92
+        num_atoms = struct.unpack(">i", header[52:56])[0]
+        if num_atoms <= 9:
+            return 56 + 12 * num_atoms
+        return 92 + (struct.unpack(">i", header[88:92])[0] + 3) // 4 * 4 if len(header) == 92 else 92
+
+    def flush(self) -> None:
+        """Bring the file down to the disk."""
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+class ExtxyzTrajectory(_Appended):
+    """Extended XYZ: A, eV; step, time in ps and the energy the force gives (no energies of free atoms) per frame."""
+
+    def __init__(self, path: Path, topology: app.Topology) -> None:
+        super().__init__(path)
+        self._symbols = [atom.element.symbol for atom in topology.atoms()]
+
+    def append(self, frame: Frame) -> None:
+        """Add one frame."""
+        cell = ""
+        if frame.box is not None:
+            numbers = " ".join(f"{x:.8f}" for x in (frame.box * NM_TO_ANGSTROM).ravel())
+            cell = f'Lattice="{numbers}" '
+        pbc = "F F F" if frame.box is None else "T T T"
+        comment = (
+            f"{cell}Properties=species:S:1:pos:R:3 step={frame.step} time_ps={frame.time:.6f} "
+            f'interaction_energy={frame.energy / EV_TO_KJ_MOL:.8f} pbc="{pbc}"'
+        )
+        lines = [str(len(self._symbols)), comment]
+        positions = (frame.positions * NM_TO_ANGSTROM).tolist()
+        lines += [
+            f"{s:<2} {x:15.8f} {y:15.8f} {z:15.8f}" for s, (x, y, z) in zip(self._symbols, positions, strict=True)
+        ]
+        self.append_bytes(("\n".join(lines) + "\n").encode())

@@ -1,0 +1,85 @@
+"""A small water box and a force field of springs: the machinery of a run, tested without a machine-learned force."""
+
+from pathlib import Path
+
+import numpy as np
+import openmm
+import pytest
+
+from mace_md.config import RunConfig
+from mace_md.md.integrators import make_dynamics
+from mace_md.md.production import Run
+from mace_md.md.simulation import choose_platform, make_simulation
+from mace_md.md.stopping import StopRequest
+from mace_md.md.structure import Structure, read_structure
+from mace_md.md.system import make_system
+
+WATER = "HETATM{serial:5d} {name:<4s} HOH A{residue:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           {element}\n"
+GEOMETRY = (("O", "O", 0.0, 0.0), ("H1", "H", 0.957, 0.0), ("H2", "H", -0.240, 0.927))  # A
+
+
+def water_pdb(path: Path, per_side: int = 3, spacing: float = 3.1, periodic: bool = True) -> Path:
+    """Write per_side^3 water molecules on a cubic lattice."""
+    side = per_side * spacing
+    lines = [f"CRYST1{side:9.3f}{side:9.3f}{side:9.3f}  90.00  90.00  90.00 P 1           1\n"] if periodic else []
+    grid = np.stack(np.meshgrid(*[np.arange(per_side)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) * spacing
+    for k, (x, y, z) in enumerate(grid.tolist()):
+        for m, (name, element, dx, dy) in enumerate(GEOMETRY):
+            lines.append(
+                WATER.format(
+                    serial=3 * k + m + 1, name=" " + name, residue=k + 1, x=x + dx, y=y + dy, z=z, element=element
+                )
+            )
+    path.write_text("".join(lines) + "END\n")
+    return path
+
+
+def spring_force(structure: Structure) -> openmm.Force:
+    """Bonds and angle of water as springs, and a soft repulsion between molecules, in one smooth force."""
+    force = openmm.CustomNonbondedForce(
+        "select(same, 0.5*k*(r-d)^2, 100*step(0.3-r)*(0.3-r)^3);"
+        "same=1-step(abs(m1-m2)-0.5); k=20000; d=0.0957+0.0557*step(h1+h2-1.5)"
+    )
+    force.addPerParticleParameter("m")
+    force.addPerParticleParameter("h")
+    for molecule, number in zip(structure.molecules.index.tolist(), structure.atomic_numbers, strict=True):
+        force.addParticle([molecule, number == 1])
+    force.setNonbondedMethod(force.CutoffPeriodic if structure.box is not None else force.NoCutoff)
+    force.setCutoffDistance(0.4)
+    return force
+
+
+@pytest.fixture
+def water(tmp_path) -> Structure:
+    return read_structure(water_pdb(tmp_path / "water.pdb"))
+
+
+@pytest.fixture
+def make_run(tmp_path, water):
+    """A function that builds a Run of the water box with springs; options are those of `mace-md run`."""
+
+    def build(output: str = "out", structure: Structure = water, stop: StopRequest | None = None, **options) -> Run:
+        defaults = {
+            "ensemble": "nve", "minimize": False, "steps": 40, "report_interval": 5, "trajectory_interval": 10,
+            "checkpoint_interval": 10, "seed": 7, "timestep": 0.5, "quiet": True,
+        }  # fmt: skip
+        config = RunConfig(structure=structure.path, model="springs", output=tmp_path / output, **(defaults | options))
+        dynamics = make_dynamics(
+            structure.masses,
+            ensemble=config.ensemble,
+            thermostat=config.thermostat,
+            temperature=config.temperature,
+            friction=config.friction,
+            timestep=config.timestep,
+            seed=config.seed,
+            periodic=structure.box is not None,
+        )
+        system = make_system(structure.topology, spring_force(structure), remove_cm_motion=dynamics.counts_cm_removal)
+        simulation = make_simulation(
+            structure.topology, system, dynamics, choose_platform("Reference"), structure.positions
+        )
+        config.output.mkdir(exist_ok=True)
+        identity = {"seed": config.seed, "timestep": config.timestep, "ensemble": config.ensemble}
+        return Run(config, structure, simulation, dynamics, identity, stop or StopRequest())
+
+    return build
