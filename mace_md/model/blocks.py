@@ -57,6 +57,8 @@ class Convolution(nn.Module):
         self.paths: list[tuple[int, int, int]] = convolution_paths(max_ell, in_L, max_ell)
         couplings = [path_coupling(*path).permute(0, 2, 1) for path in self.paths]  # [edge, out, in]
         self.register_buffer("coupling", _block_coupling(self.paths, couplings, max_ell), persistent=False)
+        self.block_sizes: list[int] = [(2 * l_in + 1) * (2 * l_out + 1) for _, l_in, l_out in self.paths]
+        self.in_sizes: list[int] = [2 * l + 1 for l in range(in_L + 1)]
         counts = [sum(path[2] == l for path in self.paths) for l in range(max_ell + 1)]
         self.weights = nn.ParameterList([torch.randn(count * n_in, n_out) for count in counts])
 
@@ -66,17 +68,15 @@ class Convolution(nn.Module):
         h [n_atoms, (in_L + 1)^2, n_in], Y [n_edges, (max_ell + 1)^2], R [n_edges, n_paths, n_in]
         -> [n_atoms, (max_ell + 1)^2, n_out].
         """
-        h_sender = h.index_select(0, sender)
-        blocks = Y @ self.coupling  # every path's matrix [2 l_out + 1, 2 l_in + 1] for every edge
+        h_sender = h.index_select(0, sender).split(self.in_sizes, dim=1)
+        blocks = (Y @ self.coupling).split(self.block_sizes, dim=1)  # every path's matrix, for every edge
+        weights = R.unbind(1)
         by_l: list[list[Tensor]] = [[] for _ in self.weights]
-        start = 0
         for i, (_, l_in, l_out) in enumerate(self.paths):
-            n_rows, n_columns = 2 * l_out + 1, 2 * l_in + 1
-            block = blocks[:, start : start + n_rows * n_columns].reshape(-1, n_rows, n_columns)
-            start += n_rows * n_columns
-            weighted = h_sender[:, l_in * l_in : (l_in + 1) * (l_in + 1)] * R[:, i].unsqueeze(1)
+            block = blocks[i].reshape(-1, 2 * l_out + 1, 2 * l_in + 1)
+            weighted = h_sender[l_in] * weights[i].unsqueeze(1)
             edge_message = block * weighted if l_in == 0 else torch.bmm(block, weighted)
-            message = torch.zeros(h.shape[0], n_rows, h.shape[2], dtype=h.dtype, device=h.device)
+            message = torch.zeros(h.shape[0], 2 * l_out + 1, h.shape[2], dtype=h.dtype, device=h.device)
             by_l[l_out].append(message.index_add(0, receiver, edge_message))
         mixed = []
         for l, weight in enumerate(self.weights):
@@ -97,9 +97,9 @@ def _block_coupling(paths: list[tuple[int, int, int]], couplings: list[Tensor], 
 class Interaction(nn.Module):
     """One message-passing step: A-features of every atom from its neighbours' features (eq. 8).
 
-    Four kinds, by mace-torch's names: the skip connection goes around the block (Residual), or the messages are mixed by
-    an element-dependent map; and the sum over neighbours is divided by their average number or, for the Density kinds, by
-    one plus a learned density.
+    Four kinds, by mace-torch's names. The skip connection goes around the block (Residual), or the messages are mixed
+    by an element-dependent map. The sum over neighbours is divided by their average number or, for the Density kinds,
+    by one plus a learned density.
     """
 
     def __init__(
