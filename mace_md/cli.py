@@ -81,13 +81,14 @@ def _help() -> str:
 
 @contextmanager
 def _log_to_stdout(quiet: bool) -> Iterator[None]:
-    """Send the package's log to standard output while a command runs; only warnings when `quiet`."""
+    """Send the package's log to standard output while a command runs; only warnings when `quiet` (files get it all)."""
     logger = logging.getLogger("mace_md")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.WARNING if quiet else logging.INFO)
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:

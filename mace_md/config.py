@@ -35,7 +35,7 @@ class RunConfig(_Settled):
         aliases=("--struct",),
     )
     model: str = option(
-        help="model: a name of `mace-md models list`, a .model or .mace file, or an exported potential.pt",
+        help="model: a name of `mace-md models list`, or a .model or .mace file",
         name_or_path=True,
     )
     head: str | None = option(None, help="head of a model that has several")
