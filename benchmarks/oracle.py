@@ -1,7 +1,7 @@
 """mace-torch as the oracle: loads its models, makes new ones, and evaluates them on one structure.
 
-Needs mace-torch, and TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the environment of the process, since e3nn 0.4.4 and whole
-pickled modules do not load otherwise. Loading a model here runs the code in its pickle: only for files that are trusted.
+Needs mace-torch, and TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the environment of the process, since e3nn 0.4.4 does not
+import otherwise. Loading a model here runs the code in its pickle: only for files that are trusted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-PUBLISHED = {  # hyper-parameters of the published models; sources: their training scripts, papers and release notes
-    "MACE-OFF23 small": dict(r_max=4.5, channels=96, max_L=0, elements=(1, 6, 7, 8, 9, 15, 16, 17, 35, 53)),
-}
 PLAIN = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
 RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticResidualInteractionBlock")
 DENSITY = ("RealAgnosticDensityInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
@@ -40,25 +37,25 @@ def make_model(
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    arguments = dict(
-        r_max=5.0,
-        num_bessel=8,
-        num_polynomial_cutoff=5,
-        max_ell=3,
-        interaction_cls_first=modules.interaction_classes[blocks[0]],
-        interaction_cls=modules.interaction_classes[blocks[1]],
-        num_interactions=2,
-        num_elements=len(elements),
-        hidden_irreps=o3.Irreps("+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(max_L + 1))),
-        edge_irreps=None if edge is None else o3.Irreps(edge),
-        MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=-10.0 * rng.random((len(heads), len(elements))),
-        avg_num_neighbors=14.0,
-        atomic_numbers=list(elements),
-        correlation=3,
-        gate=torch.nn.functional.silu,
-        heads=list(heads),
-    )
+    arguments = {
+        "r_max": 5.0,
+        "num_bessel": 8,
+        "num_polynomial_cutoff": 5,
+        "max_ell": 3,
+        "interaction_cls_first": modules.interaction_classes[blocks[0]],
+        "interaction_cls": modules.interaction_classes[blocks[1]],
+        "num_interactions": 2,
+        "num_elements": len(elements),
+        "hidden_irreps": o3.Irreps("+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(max_L + 1))),
+        "edge_irreps": None if edge is None else o3.Irreps(edge),
+        "MLP_irreps": o3.Irreps("16x0e"),
+        "atomic_energies": -10.0 * rng.random((len(heads), len(elements))),
+        "avg_num_neighbors": 14.0,
+        "atomic_numbers": list(elements),
+        "correlation": 3,
+        "gate": torch.nn.functional.silu,
+        "heads": list(heads),
+    }
     arguments |= options
     if not scale_shift:
         return modules.MACE(**arguments)
@@ -127,6 +124,10 @@ def default_dtype(dtype: torch.dtype):
 @contextlib.contextmanager
 def quiet():
     """Hide what mace-torch and e3nn print while they are imported and build models."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield

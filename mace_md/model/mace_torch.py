@@ -1,9 +1,8 @@
 """Our model from the records of a mace-torch model: hyper-parameters read off its blocks, weights under our names.
 
 mace-torch stores modules, not hyper-parameters; they are recovered from the shapes and settings of the blocks, and what
-has no counterpart here is refused by its name. Files of 2022-23 hold plain numbers and lists where newer ones hold
-buffers; both are read. Normalisations are taken from the file: where its factors differ from ours (older e3nn, constants
-rounded to float32), the difference goes into the weights.
+has no counterpart here is refused by its name. Normalisations are taken from the file: where its factors differ from
+ours (older e3nn, constants rounded to float32), the difference goes into the weights.
 """
 
 from __future__ import annotations
@@ -14,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mace_md.model.archive import Archive
 from mace_md.model.hyperparameters import INTERACTIONS, ModelConfig
 from mace_md.model.irreps import convolution_paths, symmetric_basis_from_tensors
+from mace_md.model.module_tree import Block, count_scalars, fields_of, ratio_to, reshaped, shown, with_prefix
 from mace_md.model.radial import ACTIVATION_SCALES
-from mace_md.model.unpickle import Archive, Global, Record, Refused, TensorRecord
+from mace_md.model.unpickle import Global, Record, Refused
 
 _BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _TRANSFORMS = {"AgnesiTransform": "agnesi", "SoftTransform": "soft"}
@@ -32,50 +33,6 @@ _KNOWN_CHILDREN = {  # what a model is made of; anything else changes its energi
     "scale_shift": "ScaleShiftBlock",
     "pair_repulsion_fn": "ZBLBasis",
 }
-
-
-class Block:
-    """A module of the file, with its children, numbers and settings by name."""
-
-    def __init__(self, archive: Archive, record: Any, path: str):
-        if type(record) is not Record:
-            raise Refused(f"{path} is not a module but {_shown(record)}; this is no complete MACE model.")
-        self.archive, self.record, self.path, self.kind = archive, record, path, record.kind
-        self.modules = _as_dict(record.state.get("_modules"))
-        self.tensors = {**_as_dict(record.state.get("_buffers")), **_as_dict(record.state.get("_parameters"))}
-
-    def __contains__(self, name: str) -> bool:
-        return self.modules.get(name, self.tensors.get(name, self.record.state.get(name))) is not None
-
-    def child(self, name: str) -> Block:
-        """The module `name`; dots go deeper."""
-        first, _, rest = name.partition(".")
-        if first not in self.modules:
-            raise Refused(f"{self.path} ({self.kind}) has no {first}; this is no complete MACE model.")
-        block = Block(self.archive, self.modules[first], f"{self.path}.{first}" if self.path else first)
-        return block.child(rest) if rest else block
-
-    def children(self) -> list[Block]:
-        """The members of a ModuleList, in order."""
-        return [self.child(name) for name in sorted(self.modules, key=int)]
-
-    def tensor(self, name: str) -> Tensor:
-        """Parameter, buffer or plain number `name`, float64 (or as stored, for integers)."""
-        value = self.tensors.get(name, self.record.state.get(name))
-        tensor = self.archive.tensor(value) if type(value) is TensorRecord else _tensor(value, f"{self.path}.{name}")
-        return tensor.double() if tensor.is_floating_point() else tensor
-
-    def number(self, name: str) -> float:
-        """A single number."""
-        return float(self.tensor(name))
-
-    def setting(self, name: str, default: Any) -> Any:
-        """A plain attribute, as data."""
-        return self.record.state.get(name, default)
-
-    def irreps(self, name: str) -> list[tuple[int, int]]:
-        """Multiplicity and l of every part of the irreps `name`; refuses unnatural parity."""
-        return _irreps(self.record.state.get(name), f"{self.path}.{name}")
 
 
 def read_mace_torch(archive: Archive) -> tuple[ModelConfig, dict[str, Tensor], torch.dtype]:
@@ -94,7 +51,7 @@ def _refuse_other_objects(root: Any) -> None:
             raise Refused("a training checkpoint (weights and optimizer), not a model. Give the `.model` of that run.")
         raise Refused("weights without a model (a state_dict). Save the whole model: torch.save(model, ...).")
     if type(root) is not Record or root.kind not in ("MACE", "ScaleShiftMACE"):
-        raise Refused(f"this is {_shown(root)}; only MACE and ScaleShiftMACE models can be read.")
+        raise Refused(f"this is {shown(root)}; only MACE and ScaleShiftMACE models can be read.")
 
 
 def _refuse_unknown_blocks(model: Block) -> None:
@@ -122,7 +79,9 @@ def _refuse_other_layouts(block: Block) -> None:
     for setting in ("cueq_config", "oeq_config"):
         config = block.setting(setting, None)
         if type(config) is Record and config.state.get("enabled"):
-            raise Refused(f"its weights are laid out for an accelerator ({setting}). Convert it to e3nn with mace-torch.")
+            raise Refused(
+                f"its weights are laid out for an accelerator ({setting}). Convert it to e3nn with mace-torch."
+            )
 
 
 # --- hyper-parameters ---
@@ -161,7 +120,7 @@ def _read_config(model: Block) -> ModelConfig:
         correlation=tuple(_correlation(product) for product in products),
         agnostic_product=bool(model.setting("use_agnostic_product", False)),
         radial_MLP=tuple(sizes[0][1:-1]),
-        MLP_channels=_count(last.irreps("hidden_irreps")) // len(heads) if _is_gated(last) else 1,
+        MLP_channels=count_scalars(last.irreps("hidden_irreps")) // len(heads) if _is_gated(last) else 1,
         gate=_gate(last) if _is_gated(last) else "silu",
         last_readout_only=len(model.child("readouts").children()) < len(layers),
         avg_num_neighbors=tuple(block.number("avg_num_neighbors") for block in layers),
@@ -202,7 +161,9 @@ def _sizes(network: Block) -> list[int]:
         if (layer.setting("var_in", 1), layer.setting("var_out", 1)) != (1, 1):
             raise Refused(f"{layer.path} has variances other than 1.")
         if i < len(layers) - 1 and _activation(layer.child("act")) != "silu":
-            raise Refused(f"{layer.path} has the activation {_activation(layer.child('act'))}; only silu is known here.")
+            raise Refused(
+                f"{layer.path} has the activation {_activation(layer.child('act'))}; only silu is known here."
+            )
     return [layers[0].tensor("weight").shape[0], *(layer.tensor("weight").shape[1] for layer in layers)]
 
 
@@ -231,7 +192,7 @@ def _gate(readout: Block) -> str:
 def _activation(block: Block) -> str:
     """Name of a normalised activation; refuses another normalisation than ours."""
     function = block.setting("f", None)
-    name = function.name.rsplit(".", 1)[-1] if type(function) is Global else _shown(function)
+    name = function.name.rsplit(".", 1)[-1] if type(function) is Global else shown(function)
     if name not in ACTIVATION_SCALES:
         raise Refused(f"the activation {name} of {block.path} is unknown here.")
     scale = 1.0 if block.setting("_is_id", False) else block.number("cst")
@@ -258,31 +219,31 @@ def _read_state(model: Block, config: ModelConfig) -> dict[str, Tensor]:
         "atomic_energies": _atomic_energies(model, n_heads, n_species),
         "scale": _per_head(scale_shift, "scale", n_heads, 1.0),
         "shift": _per_head(scale_shift, "shift", n_heads, 0.0),
-        "embedding": _reshape(embedding.tensor("weight"), (n_species, C), embedding),
+        "embedding": reshaped(embedding.tensor("weight"), (n_species, C), embedding),
     }
     state |= _radial_state(model.child("radial_embedding"), config)
     if config.pair_repulsion:
         state |= _repulsion_state(model.child("pair_repulsion_fn"), config)
     for layer, block in enumerate(model.child("interactions").children()):
-        state |= _with_prefix(f"interactions.{layer}.", _interaction_state(block, config, layer))
+        state |= with_prefix(f"interactions.{layer}.", _interaction_state(block, config, layer))
     _absorb_prefactor(model.child("radial_embedding.bessel_fn"), config, state)
     for layer, block in enumerate(model.child("products").children()):
-        state |= _with_prefix(f"products.{layer}.", _product_state(block, config, layer))
+        state |= with_prefix(f"products.{layer}.", _product_state(block, config, layer))
     for i, block in enumerate(model.child("readouts").children()):
-        state |= _with_prefix(f"readouts.{i}.", _readout_state(block, n_heads, C))
+        state |= with_prefix(f"readouts.{i}.", _readout_state(block, n_heads, C))
     return state
 
 
 def _atomic_energies(model: Block, n_heads: int, n_species: int) -> Tensor:
     block = model.child("atomic_energies_fn")
     energies = torch.atleast_2d(block.tensor("atomic_energies")).double()
-    return _reshape(energies, (n_heads, n_species), block)
+    return reshaped(energies, (n_heads, n_species), block)
 
 
 def _per_head(block: Block | None, name: str, n_heads: int, default: float) -> Tensor:
     if block is None:  # a MACE without scale and shift
         return torch.full((n_heads,), default, dtype=torch.float64)
-    return _reshape(torch.atleast_1d(block.tensor(name)).double(), (n_heads,), block)
+    return reshaped(torch.atleast_1d(block.tensor(name)).double(), (n_heads,), block)
 
 
 def _radial_state(block: Block, config: ModelConfig) -> dict[str, Tensor]:
@@ -299,11 +260,11 @@ def _radial_state(block: Block, config: ModelConfig) -> dict[str, Tensor]:
             state["transform.amplitude"] = transform.tensor("a")
         else:
             state["transform.alpha"] = transform.tensor("alpha")
-    return _with_prefix("radial_embedding.", state)
+    return with_prefix("radial_embedding.", state)
 
 
 def _repulsion_state(block: Block, config: ModelConfig) -> dict[str, Tensor]:
-    return _with_prefix(
+    return with_prefix(
         "repulsion.",
         {
             "charges": torch.tensor(config.atomic_numbers, dtype=torch.float64),
@@ -338,12 +299,12 @@ def _sort_paths(product: Block, weight: Tensor, config: ModelConfig, layer: int)
     in1, in2, out = (product.irreps(name) for name in ("irreps_in1", "irreps_in2", "irreps_out"))
     columns, start = {}, 0
     for instruction in product.setting("instructions", ()):
-        i1, i2, i3, mode, _, path_weight, shape = _fields(instruction, 7)
+        i1, i2, i3, mode, _, path_weight, shape = fields_of(instruction, 7)
         l1, l2, l3 = in1[i1][1], in2[i2][1], out[i3][1]
         if mode != "uvu" or tuple(shape) != (in1[i1][0], 1) or (l2, l1, l3) in columns:
             raise Refused(f"{product.path} has tensor products that are unknown here ({mode}, {shape}).")
         n = in1[i1][0]
-        columns[(l2, l1, l3)] = weight[:, start : start + n] * _ratio(path_weight, math.sqrt(2 * l3 + 1))
+        columns[(l2, l1, l3)] = weight[:, start : start + n] * ratio_to(path_weight, math.sqrt(2 * l3 + 1))
         start += n
     paths = convolution_paths(config.max_ell, in1[-1][1], config.max_ell)
     if sorted(columns) != sorted(paths) or start != weight.shape[1]:
@@ -361,16 +322,16 @@ def _linear(block: Block) -> list[Tensor]:
     irreps_in, irreps_out = block.irreps("irreps_in"), block.irreps("irreps_out")
     weight, start, rows = block.tensor("weight"), 0, [[] for _ in irreps_out]
     for instruction in block.setting("instructions", ()):
-        i_in, i_out, shape, path_weight = _fields(instruction, 4)
+        i_in, i_out, shape, path_weight = fields_of(instruction, 4)
         n = shape[0] * shape[1]
         if irreps_in[i_in][1] != irreps_out[i_out][1] or tuple(shape) != (irreps_in[i_in][0], irreps_out[i_out][0]):
             raise Refused(f"{block.path} has instructions that are unknown here.")
-        rows[i_out].append((_reshape(weight[start : start + n], tuple(shape), block), path_weight))
+        rows[i_out].append((reshaped(weight[start : start + n], tuple(shape), block), path_weight))
         start += n
     result = []
     for parts in rows:
         fan_in = sum(part.shape[0] for part, _ in parts)
-        result.append(torch.cat([part * _ratio(factor, fan_in**-0.5) for part, factor in parts]))
+        result.append(torch.cat([part * ratio_to(factor, fan_in**-0.5) for part, factor in parts]))
     return result
 
 
@@ -381,12 +342,12 @@ def _species_linear(block: Block, n_species: int) -> Tensor:
     in1, out = block.irreps("irreps_in1"), block.irreps("irreps_out")
     weight, start, by_l = block.tensor("weight"), 0, []
     for instruction in block.setting("instructions", ()):
-        i1, _, i3, mode, _, path_weight, shape = _fields(instruction, 7)
+        i1, _, i3, mode, _, path_weight, shape = fields_of(instruction, 7)
         l, n = out[i3][1], math.prod(shape)
         if mode != "uvw" or tuple(shape) != (in1[i1][0], n_species, out[i3][0]) or l != len(by_l) or in1[i1][1] != l:
             raise Refused(f"{block.path} has tensor products that are unknown here ({mode}, {shape}).")
-        part = _reshape(weight[start : start + n], tuple(shape), block).transpose(0, 1)
-        by_l.append(part * _ratio(path_weight, math.sqrt((2 * l + 1) / (shape[0] * n_species))))
+        part = reshaped(weight[start : start + n], tuple(shape), block).transpose(0, 1)
+        by_l.append(part * ratio_to(path_weight, math.sqrt((2 * l + 1) / (shape[0] * n_species))))
         start += n
     return torch.stack(by_l, dim=1)
 
@@ -395,7 +356,7 @@ def _absorb_prefactor(basis: Block, config: ModelConfig, state: dict[str, Tensor
     """Put the rounding of the Bessel prefactor of a float32 file into the weights that multiply the basis."""
     if config.radial_type != "bessel":
         return
-    factor = _ratio(basis.number("prefactor"), math.sqrt(2.0 / config.r_max))
+    factor = ratio_to(basis.number("prefactor"), math.sqrt(2.0 / config.r_max))
     for layer in range(config.num_interactions):
         for name in ("radial_weights.weights.0", "density_weight"):
             if f"interactions.{layer}.{name}" in state:
@@ -426,106 +387,14 @@ def _product_state(block: Block, config: ModelConfig, layer: int) -> dict[str, T
 
 def _readout_state(block: Block, n_heads: int, channels: int) -> dict[str, Tensor]:
     if block.kind == "LinearReadoutBlock":
-        return {"weight": _reshape(_linear(block.child("linear"))[0], (channels, n_heads), block)}
+        return {"weight": reshaped(_linear(block.child("linear"))[0], (channels, n_heads), block)}
     if n_heads > 1 and block.setting("num_heads", None) != n_heads:
         raise Refused(f"{block.path} does not keep its {n_heads} heads apart, which is unknown here.")
     first, second = (_linear(block.child(name))[0] for name in ("linear_1", "linear_2"))
     hidden = first.shape[1] // n_heads
-    first = _reshape(first, (channels, n_heads, hidden), block)
-    second = _reshape(second, (n_heads, hidden, n_heads), block)
+    first = reshaped(first, (channels, n_heads, hidden), block)
+    second = reshaped(second, (n_heads, hidden, n_heads), block)
     return {
         "weight_in": first.transpose(0, 1).contiguous(),
         "weight_out": torch.stack([second[h, :, h] for h in range(n_heads)]),
     }
-
-
-# --- plain data ---
-
-
-def _ratio(found: Any, expected: float) -> float:
-    """found / expected; exactly 1 where they agree to rounding, so that weights stay bit for bit."""
-    ratio = float(_tensor(found, "a path weight")) / expected
-    return 1.0 if abs(ratio - 1.0) < 1e-14 else ratio
-
-
-def _fields(instruction: Any, n: int) -> tuple:
-    if type(instruction) is not Record or len(instruction.args) != n:
-        raise Refused(f"its tensor products are described by {_shown(instruction)}, which is unknown here.")
-    return instruction.args
-
-
-def _irreps(value: Any, path: str) -> list[tuple[int, int]]:
-    """Multiplicity and l of every part of e3nn Irreps, as records or as text."""
-    parts = _irreps_of_text(value) if type(value) is str else _irreps_of_record(value)
-    if parts is None:
-        raise Refused(f"{path} is {_shown(value)} instead of irreps.")
-    for mul, l, parity in parts:
-        if parity != (-1) ** l:
-            raise Refused(f"{path} contains {mul}x{l}{'e' if parity == 1 else 'o'}; only natural parity is known here.")
-    return [(mul, l) for mul, l, _ in parts]
-
-
-def _irreps_of_text(text: str) -> list[tuple[int, int, int]] | None:
-    parts = []
-    for part in text.replace(" ", "").split("+"):
-        mul, _, irrep = part.rpartition("x")
-        if not irrep[:-1].isdigit() or irrep[-1:] not in ("e", "o") or not (mul or "1").isdigit():
-            return None
-        parts.append((int(mul or 1), int(irrep[:-1]), 1 if irrep[-1] == "e" else -1))
-    return parts
-
-
-def _irreps_of_record(value: Any) -> list[tuple[int, int, int]] | None:
-    """Irreps are tuples of (mul, Irrep), which are tuples of (l, parity), each pickled with the tuple as argument."""
-    try:
-        parts = []
-        for item in value.args[0]:
-            mul, irrep = item.args[0]
-            l, parity = irrep.args[0]
-            parts.append((mul, l, parity))
-    except (AttributeError, IndexError, TypeError, ValueError):
-        return None
-    return parts if all(type(n) is int for part in parts for n in part) else None
-
-
-def _count(irreps: list[tuple[int, int]]) -> int:
-    return sum(mul for mul, l in irreps if l == 0)
-
-
-def _tensor(value: Any, path: str) -> Tensor:
-    """A number, a list of numbers, or a numpy scalar, as files of 2022-23 have them."""
-    try:
-        if type(value) is list:
-            return torch.stack([_tensor(item, path) for item in value])
-        if type(value) is Record and value.name == "numpy.core.multiarray.scalar":
-            value = _numpy_scalar(*value.args)
-    except (TypeError, ValueError, RuntimeError, KeyError):
-        pass
-    if type(value) not in (int, float):
-        raise Refused(f"{path} is {_shown(value)} instead of a number.")
-    return torch.tensor(value, dtype=torch.float64 if type(value) is float else torch.int64)
-
-
-def _numpy_scalar(dtype: Record, data: bytes) -> int | float:
-    import numpy as np
-
-    kinds = {"i8": "<i8", "i4": "<i4", "f8": "<f8", "f4": "<f4"}
-    return np.frombuffer(data, dtype=kinds[dtype.args[0]], count=1)[0].item()
-
-
-def _reshape(tensor: Tensor, shape: tuple[int, ...], block: Block) -> Tensor:
-    if tensor.numel() != math.prod(shape):
-        raise Refused(f"{block.path} has {tensor.numel()} numbers where its shape asks for {shape}.")
-    return tensor.reshape(shape)
-
-
-def _with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
-def _as_dict(value: Any) -> dict:
-    return value if type(value) is dict else {}
-
-
-def _shown(value: Any) -> str:
-    return f"a {value.kind}" if type(value) is Record else f"a {type(value).__name__}"

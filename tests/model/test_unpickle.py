@@ -13,7 +13,8 @@ import torch
 
 from mace_md.errors import InputError
 from mace_md.model import unpickle
-from mace_md.model.unpickle import Global, Record, TensorRecord, interpret, read_archive
+from mace_md.model.archive import read_archive
+from mace_md.model.unpickle import Global, Record, TensorRecord, interpret
 
 
 def torch_file(value) -> bytes:
