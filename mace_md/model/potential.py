@@ -1,0 +1,237 @@
+"""A MACE model bound to one list of atoms, as OpenMM wants it: nm in, kJ/mol out, forces with the energy."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from mace_md.errors import InputError
+from mace_md.model.build import select_species
+from mace_md.model.mace import MACE
+from mace_md.ops.neighbor_list import VerletList
+from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
+
+DEFAULT_SKIN = 0.5  # A; liquid water at 300 K then rebuilds its list every 15 to 40 steps
+
+
+class _GradientsOn:
+    """torch.enable_grad() for code that is scripted: TorchScript knows only no_grad."""
+
+    def __init__(self) -> None:
+        self.before = False
+
+    def __enter__(self) -> None:
+        self.before = torch.is_grad_enabled()
+        torch.set_grad_enabled(True)
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        torch.set_grad_enabled(self.before)
+
+
+class EdgeDerivative(nn.Module):
+    """Interaction energies and their derivative with respect to the edge vectors.
+
+    Everything else follows from these by linear sums that are done in float64: the forces, and the virial. `model` is
+    anything with `node_energies(vectors, species, edge_index, head)` and `r_max`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("of_model_dtype", torch.zeros(0, dtype=model_dtype(model)), persistent=False)
+
+    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """(energy [n_atoms], dE/dvectors [n_edges, 3]) in float64, eV and eV/A, for float64 vectors in A.
+
+        The vectors are cast to the model's dtype here, after the subtraction of positions that may be large. Works
+        under `torch.no_grad()` too.
+        """
+        with _GradientsOn():
+            leaf = vectors.detach().to(self.of_model_dtype.dtype).requires_grad_(True)
+            energy = self.model.node_energies(leaf, species, edge_index, head).to(torch.float64)
+            derivative = torch.zeros_like(vectors)
+            if vectors.size(0) > 0:
+                found = torch.autograd.grad([energy.sum()], [leaf])[0]
+                if found is not None:
+                    derivative = found.to(torch.float64)
+        return energy.detach(), derivative
+
+
+class Potential(nn.Module):
+    """Interaction energy of `atoms` and the forces on all particles; scriptable. See `make_potential`.
+
+    The energy is without the E0s of the isolated atoms, which do not fit in float32 next to it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        atomic_numbers: Sequence[int],
+        periodic: bool,
+        atoms: Sequence[int] | None = None,
+        skin: float = DEFAULT_SKIN,
+    ) -> None:
+        """atomic_numbers: of all particles; only those of `atoms` matter (default: all). skin: A.
+
+        Raises InputError for an element that the model does not know, and for atoms that are not there or named twice.
+        """
+        super().__init__()
+        indices = checked_atoms(atoms, len(atomic_numbers))
+        self.n_particles = len(atomic_numbers)
+        self.subset = atoms is not None
+        self.periodic = bool(periodic)
+        self.energy_and_derivative = EdgeDerivative(model.eval())
+        self.neighbors = VerletList(float(model.r_max), skin, self.periodic)
+        species = species_of(model, [atomic_numbers[i] for i in indices])
+        self.register_buffer("atoms", torch.tensor(indices, dtype=torch.int64))
+        self.register_buffer("species", species)
+        self.register_buffer("head", torch.zeros_like(species))
+        self.angstrom_per_nm = NM_TO_ANGSTROM
+        self.kj_mol_per_ev = EV_TO_KJ_MOL
+        self.kj_mol_nm_per_ev_angstrom = EV_PER_ANGSTROM_TO_KJ_MOL_NM
+
+    def forward(self, positions: Tensor, box: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
+        """(energy: float64 scalar, kJ/mol; forces: [n_particles, 3] in the dtype of `positions`, kJ/mol/nm).
+
+        positions: [n_particles, 3], nm, any float dtype, wrapped or not. box: [3, 3], rows, nm; needed when periodic and
+        ignored otherwise. Raises RuntimeError for another number of particles, a missing box, and positions or boxes
+        that the neighbour list refuses.
+        """
+        if positions.size(0) != self.n_particles:
+            raise RuntimeError(
+                f"this potential was made for {self.n_particles} particles, the system has {positions.size(0)}"
+            )
+        x = positions.detach().to(torch.float64) * self.angstrom_per_nm
+        if self.subset:
+            x = x.index_select(0, self.atoms)
+        cell = torch.zeros([3, 3], dtype=torch.float64, device=x.device)
+        if self.periodic:
+            if box is None:
+                raise RuntimeError("this potential is periodic, but it was given no box")
+            cell = box.detach().to(torch.float64) * self.angstrom_per_nm
+
+        edge_index, vectors = self.neighbors(x, cell)
+        energy, derivative = self.energy_and_derivative(vectors, self.species, edge_index, self.head)
+
+        # vector = r_receiver - r_sender, force = -dE/dr
+        on_atoms = torch.zeros_like(x)
+        on_atoms = on_atoms.index_add(0, edge_index[0], derivative).index_add(0, edge_index[1], derivative, alpha=-1)
+        on_atoms = on_atoms * self.kj_mol_nm_per_ev_angstrom
+        forces = on_atoms
+        if self.subset:
+            forces = torch.zeros([self.n_particles, 3], dtype=torch.float64, device=x.device)
+            forces = forces.index_copy(0, self.atoms, on_atoms)
+        return energy.sum() * self.kj_mol_per_ev, forces.to(positions.dtype).contiguous()
+
+
+class KernelChoice(NamedTuple):
+    """What evaluates the model inside a potential, and why."""
+
+    name: str  # "native" or "reference"
+    reason: str
+
+
+def make_potential(
+    model: nn.Module,
+    atomic_numbers: Sequence[int],
+    *,
+    periodic: bool,
+    atoms: Sequence[int] | None = None,
+    skin: float = DEFAULT_SKIN,
+    kernels: str = "auto",
+) -> tuple[nn.Module, KernelChoice]:
+    """A scriptable potential with `Potential`'s forward, and which kernels it uses.
+
+    kernels: "reference" (plain PyTorch), "native" (the compiled op, InputError when it cannot), or "auto" (native where
+    it can, reference otherwise). This function is the only place where that is decided. `model` is copied.
+    """
+    if kernels not in ("auto", "native", "reference"):
+        raise InputError(f"kernels is 'auto', 'native' or 'reference', not {kernels!r}")
+    indices = checked_atoms(atoms, len(atomic_numbers))
+    model = _for_elements(model, [atomic_numbers[i] for i in indices])
+    chosen = KernelChoice("reference", "asked for")
+    if kernels != "reference":
+        native, chosen = _native_potential(model, atomic_numbers, periodic, atoms, skin)
+        if native is not None:
+            return native, chosen
+        if kernels == "native":
+            raise InputError(f"the native kernels cannot run this: {chosen.reason}. Use kernels='reference' or 'auto'")
+    return Potential(model, atomic_numbers, periodic, atoms, skin), chosen
+
+
+def _native_potential(
+    model: nn.Module, atomic_numbers: Sequence[int], periodic: bool, atoms: Sequence[int] | None, skin: float
+) -> tuple[nn.Module | None, KernelChoice]:
+    """The hook of the native op: `mace_md.ops.energy_forces.native_potential`, which raises InputError if it cannot."""
+    try:
+        from mace_md.ops.energy_forces import native_potential
+    except ImportError:
+        return None, KernelChoice("reference", "the native kernels are not installed")
+    try:
+        potential = native_potential(model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin)
+    except InputError as error:
+        return None, KernelChoice("reference", str(error))
+    return potential, KernelChoice("native", "fits this model and machine")
+
+
+def _for_elements(model: nn.Module, atomic_numbers: Sequence[int]) -> nn.Module:
+    """A frozen copy of the model; of a MACE only the elements that are there, which is smaller and faster."""
+    species_of(model, atomic_numbers)
+    if isinstance(model, MACE) and len(atomic_numbers) > 0:
+        smaller = select_species(model, [int(z) for z in atomic_numbers])
+    else:
+        smaller = copy.deepcopy(model)
+    return smaller.eval().requires_grad_(False)
+
+
+def model_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype that a model computes in: that of its first weight."""
+    for weight in model.parameters():
+        return weight.dtype
+    return torch.float64
+
+
+def isolated_energy(model: nn.Module, atomic_numbers: Sequence[int]) -> float:
+    """Sum of the model's E0s over the atoms, eV; 0 for a model without."""
+    energies = getattr(model, "atomic_energies", None)
+    if energies is None:
+        return 0.0
+    species = species_of(model, atomic_numbers)
+    return float(energies.reshape(-1, energies.shape[-1])[0].double().cpu()[species].sum())
+
+
+def checked_atoms(atoms: Sequence[int] | None, n_particles: int) -> list[int]:
+    """`atoms` as a list, all particles for None. Raises InputError when one is not there or named twice."""
+    if atoms is None:
+        return list(range(n_particles))
+    indices = [int(i) for i in atoms]
+    wrong = sorted({i for i in indices if not 0 <= i < n_particles})
+    if wrong:
+        raise InputError(f"atoms {wrong[:5]} are not there: the system has {n_particles} particles, counted from 0")
+    twice = sorted({i for i in indices if indices.count(i) > 1}) if len(set(indices)) < len(indices) else []
+    if twice:
+        raise InputError(f"atoms {twice[:5]} are named twice")
+    if not indices:
+        raise InputError("the list of atoms for the model is empty")
+    return indices
+
+
+def species_of(model: nn.Module, atomic_numbers: Sequence[int]) -> Tensor:
+    """Index of each atom in the model's `atomic_numbers`, int64. Raises InputError for an element it does not know."""
+    known = {int(z): index for index, z in enumerate(torch.as_tensor(model.atomic_numbers).tolist())}
+    unknown = sorted({int(z) for z in atomic_numbers} - set(known))
+    if unknown:
+        raise InputError(
+            f"the model does not know {_symbols(unknown)}; it was trained on {_symbols(sorted(known))}. "
+            "Choose another model (`mace-md models list`) or leave those atoms out of its region"
+        )
+    return torch.tensor([known[int(z)] for z in atomic_numbers], dtype=torch.int64)
+
+
+def _symbols(atomic_numbers: Sequence[int]) -> str:
+    from ase.data import chemical_symbols
+
+    names = [chemical_symbols[z] if 0 < z < len(chemical_symbols) else f"element {z}" for z in atomic_numbers]
+    return ", ".join(names)
