@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one thread each, so that the suite behaves the same on any machine."""
+"""Fixtures for all tests, and the state that no test may leave changed."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,31 @@ REPOSITORY = Path(__file__).parent.parent
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A file with a small float64 model of H, C, N, O with random weights: quick, smooth, physically nonsense."""
+    import torch
+
+    from mace_md.model.build import build_model
+    from mace_md.model.checkpoint import save_model
+    from mace_md.model.hyperparameters import ModelConfig
+
+    config = ModelConfig(
+        atomic_numbers=(1, 6, 7, 8),
+        r_max=3.5,
+        num_bessel=4,
+        max_ell=2,
+        num_channels=4,
+        max_L=1,
+        correlation=(2, 2),
+        radial_MLP=(8,),
+        MLP_channels=4,
+        avg_num_neighbors=(10.0, 10.0),
+    )
+    model = build_model(config, seed=7, dtype=torch.float64)
+    return save_model(model, tmp_path_factory.mktemp("model") / "tiny.mace")
 
 
 @pytest.fixture(autouse=True, scope="session")
