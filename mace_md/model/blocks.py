@@ -49,38 +49,52 @@ class SpeciesLinear(nn.Module):
         return join_species([_mix(part, weight[z]) for z, part in enumerate(parts)], groups)
 
 
-class Convolution(nn.Module):
-    """sum_j R_path(r_ij) (Y(r_ij) (x) h_j)_path for all paths, then one linear map for each l (eq. 8)."""
+class PathSum(nn.Module):
+    """sum_j R_path(r_ij) (Y(r_ij) (x) h_j)_path for all paths (the inner sum of eq. 8); constants only, no weights."""
 
-    def __init__(self, max_ell: int, in_L: int, n_in: int, n_out: int):
+    def __init__(self, max_ell: int, in_L: int):
         super().__init__()
+        self.max_ell = max_ell
         self.paths: list[tuple[int, int, int]] = convolution_paths(max_ell, in_L, max_ell)
         couplings = [path_coupling(*path).permute(0, 2, 1) for path in self.paths]  # [edge, out, in]
         self.register_buffer("coupling", _block_coupling(self.paths, couplings, max_ell), persistent=False)
         self.block_sizes: list[int] = [(2 * l_in + 1) * (2 * l_out + 1) for _, l_in, l_out in self.paths]
         self.in_sizes: list[int] = [2 * l + 1 for l in range(in_L + 1)]
-        counts = [sum(path[2] == l for path in self.paths) for l in range(max_ell + 1)]
-        self.weights = nn.ParameterList([torch.randn(count * n_in, n_out) for count in counts])
 
-    def forward(self, h: Tensor, Y: Tensor, R: Tensor, sender: Tensor, receiver: Tensor) -> Tensor:
-        """Messages before normalisation.
+    def forward(self, h: Tensor, Y: Tensor, R: Tensor, sender: Tensor, receiver: Tensor) -> list[Tensor]:
+        """For each l_out, the paths to it side by side: [n_atoms, 2 l_out + 1, n_paths of l_out * C].
 
-        h [n_atoms, (in_L + 1)^2, n_in], Y [n_edges, (max_ell + 1)^2], R [n_edges, n_paths, n_in]
-        -> [n_atoms, (max_ell + 1)^2, n_out].
+        h [n_atoms, (in_L + 1)^2, C], Y [n_edges, (max_ell + 1)^2], R [n_edges, n_paths, C].
         """
         h_sender = h.index_select(0, sender).split(self.in_sizes, dim=1)
         blocks = (Y @ self.coupling).split(self.block_sizes, dim=1)  # every path's matrix, for every edge
         weights = R.unbind(1)
-        by_l: list[list[Tensor]] = [[] for _ in self.weights]
+        by_l: list[list[Tensor]] = [[] for _ in range(self.max_ell + 1)]
         for i, (_, l_in, l_out) in enumerate(self.paths):
             block = blocks[i].reshape(-1, 2 * l_out + 1, 2 * l_in + 1)
             weighted = h_sender[l_in] * weights[i].unsqueeze(1)
             edge_message = block * weighted if l_in == 0 else torch.bmm(block, weighted)
             message = torch.zeros(h.shape[0], 2 * l_out + 1, h.shape[2], dtype=h.dtype, device=h.device)
             by_l[l_out].append(message.index_add(0, receiver, edge_message))
+        return [torch.cat(messages, dim=2) for messages in by_l]
+
+
+class Convolution(nn.Module):
+    """The sum over neighbours of all paths, then one linear map for each l (eq. 8)."""
+
+    def __init__(self, max_ell: int, in_L: int, n_in: int, n_out: int):
+        super().__init__()
+        self.path_sum = PathSum(max_ell, in_L)
+        self.num_paths = len(self.path_sum.paths)
+        counts = [sum(path[2] == l for path in self.path_sum.paths) for l in range(max_ell + 1)]
+        self.weights = nn.ParameterList([torch.randn(count * n_in, n_out) for count in counts])
+
+    def forward(self, h: Tensor, Y: Tensor, R: Tensor, sender: Tensor, receiver: Tensor) -> Tensor:
+        """Messages before normalisation, [n_atoms, (max_ell + 1)^2, n_out]; arguments as for `PathSum`."""
+        messages = self.path_sum(h, Y, R, sender, receiver)
         mixed = []
         for l, weight in enumerate(self.weights):
-            mixed.append(torch.cat(by_l[l], dim=2) @ (weight / math.sqrt(weight.shape[0])))
+            mixed.append(messages[l] @ (weight / math.sqrt(weight.shape[0])))
         return torch.cat(mixed, dim=1)
 
 
@@ -119,11 +133,11 @@ class Interaction(nn.Module):
     ):
         super().__init__()
         self.residual, self.density = residual, density
-        self.avg_num_neighbors = float(avg_num_neighbors)
+        self.norm = 1.0 if density else float(avg_num_neighbors)
         self.edge_channels = edge_channels
         self.linear_up = EquivariantLinear(edge_L, num_channels, edge_channels)
         self.convolution = Convolution(max_ell, edge_L, edge_channels, num_channels)
-        self.num_paths = len(self.convolution.paths)
+        self.num_paths = self.convolution.num_paths
         self.radial_weights = RadialMLP([*radial_sizes, self.num_paths * edge_channels])
         skip_L = min(in_L, out_L) if residual else max_ell
         self.skip = SpeciesLinear(skip_L, n_species, num_channels, num_channels)
@@ -148,7 +162,7 @@ class Interaction(nn.Module):
             density = torch.zeros(h.shape[0], 1, dtype=h.dtype, device=h.device).index_add(0, receiver, edge_density)
             A = A / (density + 1.0).unsqueeze(-1)
         else:
-            A = A / self.avg_num_neighbors
+            A = A / self.norm
         if self.residual:
             return A, self.skip(h, groups)
         return self.skip(A, groups), torch.zeros(0, dtype=h.dtype, device=h.device)

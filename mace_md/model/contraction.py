@@ -31,17 +31,30 @@ class SymmetricContraction(nn.Module):
 
     def forward(self, A: Tensor, groups: SpeciesGroups) -> Tensor:
         """A [n_atoms, n_components, num_channels] -> B [n_atoms, n_outputs, num_channels]."""
-        weights = self.term_weights()
-        A = torch.cat([A, torch.ones_like(A[:, :1])], dim=1)  # the index n_components stands for the constant 1
-        if weights.shape[0] == 1:
-            return self._polynomials(A, weights[0])
-        parts = split_by_species(A, groups)
-        return join_species([self._polynomials(part, weights[z]) for z, part in enumerate(parts)], groups)
+        return polynomials(A, self.term_weights(), self.factors, self.sizes, groups)
 
-    def _polynomials(self, A: Tensor, weights: Tensor) -> Tensor:
-        """All outputs for atoms that share the weights [n_terms, num_channels]."""
-        products = A.index_select(1, self.factors[0])
-        for i in range(1, self.factors.shape[0]):
-            products = products * A.index_select(1, self.factors[i])
-        terms = (products * weights).split(self.sizes, dim=1)
-        return torch.stack([term.sum(dim=1) for term in terms], dim=1)
+
+def polynomials(A: Tensor, weights: Tensor, factors: Tensor, sizes: list[int], groups: SpeciesGroups) -> Tensor:
+    """Sums of weighted monomials of A, [n_atoms, n_outputs, num_channels].
+
+    Parameters
+    ----------
+    A : [n_atoms, n_components, num_channels].
+    weights : [n_species, n_terms, num_channels], or one species for all.
+    factors : [correlation, n_terms], components of A in each term; n_components stands for the constant 1.
+    sizes : terms of each output.
+    """
+    A = torch.cat([A, torch.ones_like(A[:, :1])], dim=1)
+    if weights.shape[0] == 1:
+        return _polynomials(A, weights[0], factors, sizes)
+    parts = [_polynomials(part, weights[z], factors, sizes) for z, part in enumerate(split_by_species(A, groups))]
+    return join_species(parts, groups)
+
+
+def _polynomials(A: Tensor, weights: Tensor, factors: Tensor, sizes: list[int]) -> Tensor:
+    """All outputs for atoms that share the weights [n_terms, num_channels]; A has the constant 1 as last component."""
+    products = A.index_select(1, factors[0])
+    for i in range(1, factors.shape[0]):
+        products = products * A.index_select(1, factors[i])
+    terms = (products * weights).split(sizes, dim=1)
+    return torch.stack([term.sum(dim=1) for term in terms], dim=1)

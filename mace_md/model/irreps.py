@@ -95,8 +95,8 @@ def symmetric_basis_from_tensors(tensors: list[list[Tensor]], tolerance: float =
     Parameters
     ----------
     tensors : for each L, for each degree nu = 1, 2, ..., the tensor [2L + 1, n, ..., n (nu times), n_paths] that
-        couples nu copies of A to (L, M) along each path. They need not be symmetric in the copies: only the symmetric part
-        matters, since all copies are the same A.
+        couples nu copies of A to (L, M) along each path. They need not be symmetric in the copies: only the symmetric
+        part matters, since all copies are the same A.
     tolerance : monomials whose coefficients are all smaller, relative to the largest, are rounding errors.
     """
     correlation, n = max(len(by_degree) for by_degree in tensors), tensors[0][0].shape[1]
