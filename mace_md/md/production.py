@@ -132,7 +132,8 @@ class Run:
             progress=lines,
         )
         log.info(
-            "minimise: %d iterations, energy %.3f -> %.3f kJ/mol, largest force %.4f -> %.4f eV/A, %.1f s",
+            "minimise: %s within %d iterations, energy %.3f -> %.3f kJ/mol, largest force %.4f -> %.4f eV/A, %.1f s",
+            "converged" if result.converged else "not converged",
             result.iterations,
             result.energy_before,
             result.energy_after,

@@ -50,6 +50,12 @@ class SelfCheck:
 
     def lines(self) -> list[str]:
         """The numbers, for the log."""
+        slopes = (
+            f"self-check: {self.num_slopes} slopes of the energy deviate from the forces by at most "
+            f"{self.slope_deviation:.2e} eV/A (limit {self.slope_allowed:.1e})"
+        )
+        if not self.num_compared:
+            return ["self-check: an exported potential, compared with its model when it was written", slopes]
         energy = "" if self.energy_deviation is None else (
             f", energy {1000 * self.energy_deviation / self.num_atoms:.2e} meV/atom "
             f"(limit {1000 * self.energy_allowed / self.num_atoms:.1e})"
@@ -58,8 +64,7 @@ class SelfCheck:
             f"self-check: against the plain float64 model, forces of {self.num_compared} atoms deviate by at most "
             f"{self.force_deviation:.2e} eV/A (limit {self.force_allowed:.1e}, largest force {self.largest_force:.2f})"
             f"{energy}",
-            f"self-check: {self.num_slopes} slopes of the energy deviate from the forces by at most "
-            f"{self.slope_deviation:.2e} eV/A (limit {self.slope_allowed:.1e})",
+            slopes,
         ]
 
     def failure(self) -> str | None:
@@ -75,7 +80,7 @@ class SelfCheck:
 
 def check_forces(
     context: openmm.Context,
-    model: torch.nn.Module,
+    model: torch.nn.Module | None,
     atomic_numbers: list[int],
     *,
     force_limit: float,
@@ -83,7 +88,8 @@ def check_forces(
 ) -> SelfCheck:
     """Compare the force in `context`, at its present positions, with `model` in float64 and with energy differences.
 
-    force_limit eV/A; energy_limit meV/atom. The context is left where it was.
+    force_limit eV/A; energy_limit meV/atom. Without a `model` only the energy differences are taken. The context is
+    left where it was.
     """
     state = context.getState(positions=True, forces=True, energy=True)
     positions = np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
@@ -95,15 +101,16 @@ def check_forces(
         box = np.array(state.getPeriodicBoxVectors().value_in_unit(unit.nanometer)) * NM_TO_ANGSTROM
     sizes = np.linalg.norm(forces, axis=1)
     probes = _probes(sizes)
-    reference = _Reference(model, atomic_numbers, positions * NM_TO_ANGSTROM, box)
-    if len(positions) <= MAX_WHOLE_ATOMS:
-        compared = np.arange(len(positions))
-        expected_energy, expected = reference.whole()
-        energy_deviation = abs(energy - expected_energy)
-    else:
-        compared = probes
-        expected = np.stack([reference.force_on(int(probe)) for probe in probes])
-        energy_deviation = None
+    energy_deviation, compared, expected = None, probes[:0], forces[:0]
+    if model is not None:
+        reference = _Reference(model, atomic_numbers, positions * NM_TO_ANGSTROM, box)
+        if len(positions) <= MAX_WHOLE_ATOMS:
+            compared = np.arange(len(positions))
+            expected_energy, expected = reference.whole()
+            energy_deviation = abs(energy - expected_energy)
+        else:
+            compared = probes
+            expected = np.stack([reference.force_on(int(probe)) for probe in probes])
     slope_deviation, num_slopes = _slopes(context, positions, forces, probes)
     largest = float(sizes.max())
     return SelfCheck(
@@ -132,7 +139,7 @@ def require(check: SelfCheck) -> None:
 
 
 def _largest(values: np.ndarray) -> float:
-    return float(np.abs(values).max()) if np.isfinite(values).all() else float("inf")
+    return float(np.abs(values).max(initial=0.0)) if np.isfinite(values).all() else float("inf")
 
 
 def _probes(sizes: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from mace_md.units import BOLTZMANN_KJ_MOL_K, EV_PER_ANGSTROM_TO_KJ_MOL_NM
 log = logging.getLogger("mace_md")
 
 LONGEST_SILENCE = 0.5  # s; signals and the clock are looked at this often
+ROUND_OF_ITERATIONS = 20
 GPU_PLATFORMS = ("CUDA", "HIP", "OpenCL")
 
 
@@ -111,6 +112,7 @@ class Minimization:
     force_before: float
     force_after: float
     iterations: int
+    converged: bool
     seconds: float
 
 
@@ -124,38 +126,56 @@ def minimize(
 ) -> Minimization:
     """Minimise by OpenMM's L-BFGS to a root-mean-square force of `tolerance` (kJ/mol/nm), or `max_iterations`.
 
-    `stop()` is asked after each iteration; `progress` gets a line with the energy and the largest force.
+    It runs in rounds, between which `stop()` is asked and `progress` gets a line with the energy and the largest force.
+    OpenMM's own MinimizationReporter cannot be used: with one, OpenMM keeps Python's lock while it evaluates forces,
+    and torch refuses to differentiate under that lock. A max_iterations of 0 is no limit.
     """
     start = time.perf_counter()
-    energy_before, force_before = _energy_and_largest_force(simulation)
-    reporter = _Progress(stop, progress)
-    with numbers_stay_finite("minimisation"):
-        openmm.LocalEnergyMinimizer.minimize(simulation.context, tolerance, max_iterations, reporter)
-    energy_after, force_after = _energy_and_largest_force(simulation)
-    seconds = time.perf_counter() - start
-    return Minimization(energy_before, energy_after, force_before, force_after, reporter.iterations, seconds)
-
-
-class _Progress(openmm.MinimizationReporter):
-    def __init__(self, stop: Callable[[], bool], progress: Callable[[str], None]) -> None:
-        super().__init__()
-        self.stop, self.progress, self.iterations = stop, progress, 0
-
-    def report(self, iteration, x, grad, args) -> bool:
-        self.iterations += 1
-        force = float(np.linalg.norm(np.asarray(grad).reshape(-1, 3), axis=1).max()) / EV_PER_ANGSTROM_TO_KJ_MOL_NM
-        self.progress(
-            f"minimise: iteration {self.iterations}, energy {args['system energy']:.3f} kJ/mol, "
-            f"largest force {force:.4f} eV/A"
+    before = now = _Point.of(simulation)
+    done = 0
+    while now.rms_force > tolerance and not stop():
+        count = ROUND_OF_ITERATIONS if max_iterations == 0 else min(ROUND_OF_ITERATIONS, max_iterations - done)
+        if count <= 0:
+            break
+        with numbers_stay_finite("minimisation"):
+            openmm.LocalEnergyMinimizer.minimize(simulation.context, tolerance, count)
+        last, now = now, _Point.of(simulation)
+        done += count
+        progress(
+            f"minimise: after {done} iterations energy {now.energy:.3f} kJ/mol, largest force "
+            f"{now.largest_force / EV_PER_ANGSTROM_TO_KJ_MOL_NM:.4f} eV/A"
         )
-        return self.stop()
+        if not now.energy < last.energy:  # the line search found nothing lower: as low as this precision resolves
+            break
+    return Minimization(
+        before.energy,
+        now.energy,
+        before.largest_force,
+        now.largest_force,
+        done,
+        now.rms_force <= tolerance,
+        time.perf_counter() - start,
+    )
 
 
-def _energy_and_largest_force(simulation: app.Simulation) -> tuple[float, float]:
-    state = simulation.context.getState(energy=True, forces=True)
-    energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-    forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
-    return energy, float(np.linalg.norm(forces, axis=1).max())
+@dataclass(frozen=True)
+class _Point:
+    energy: float  # kJ/mol
+    largest_force: float  # on an atom, kJ/mol/nm
+    rms_force: float  # of the components, kJ/mol/nm
+
+    @classmethod
+    def of(cls, simulation: app.Simulation) -> "_Point":
+        state = simulation.context.getState(energy=True, forces=True)
+        energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+        if not (math.isfinite(energy) and np.isfinite(forces).all()):
+            raise SafetyStop(
+                "the energy or the forces of the structure are not finite numbers. Atoms may overlap: see the closest "
+                "contact above; or the model is far from what it was trained on."
+            )
+        largest = float(np.linalg.norm(forces, axis=1).max())
+        return cls(energy, largest, float(np.sqrt((forces**2).mean())))
 
 
 def set_velocities(simulation: app.Simulation, dynamics: Dynamics, temperature: float, seed: int) -> None:

@@ -108,9 +108,7 @@ def test_endless_network_is_scaled_by_atoms(tmp_path):
 
 def test_barostat_needs_a_box(tmp_path):
     vacuum = read_structure(water_pdb(tmp_path / "vacuum.pdb", periodic=False))
-    barostat = make_barostat(
-        "isotropic", pressure=1.0, temperature=300.0, interval=25, rigid_molecules=True, seed=1
-    )
+    barostat = make_barostat("isotropic", pressure=1.0, temperature=300.0, interval=25, rigid_molecules=True, seed=1)
     with pytest.raises(InputError, match="needs a periodic box"):
         make_system(vacuum.topology, openmm.CustomExternalForce("0"), barostat=barostat)
 
