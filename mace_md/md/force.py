@@ -1,8 +1,8 @@
 """An openmm.Force from a MACE model. The only module that knows OpenMM-Torch.
 
-Two back ends evaluate the same potential: openmmtorch.TorchForce runs it as TorchScript inside OpenMM, openmm.PythonForce
-calls Python every step. The first is faster for small systems; the second needs no plug-in, and can be copied and
-serialised, which a TorchForce cannot (see `refuse_serialization`).
+Two back ends evaluate the same potential: openmmtorch.TorchForce runs it as TorchScript inside OpenMM,
+openmm.PythonForce calls Python every step. The first is faster for small systems; the second needs no plug-in, and can
+be copied and serialised, which a TorchForce cannot (see `refuse_serialization`).
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def make_force(
     force_group: int = 0,
     name: str = "MACE",
 ) -> openmm.Force:
-    """An openmm.Force with the interaction energy of a MACE model, to add to a System whose particles are in this order.
+    """An openmm.Force with the interaction energy of a MACE model, for a System whose particles are in this order.
 
     Parameters
     ----------
@@ -79,6 +79,7 @@ def make_force(
     atomic_numbers = _atomic_numbers(topology, atoms)
     if periodic is None:
         periodic = _is_periodic(topology)
+    particles: list[int] = []  # all
     if not isinstance(model, torch.nn.Module) and is_potential_file(model):
         _refuse_other_options(head=head, dtype=dtype, atoms=atoms, kernels=None if kernels == "auto" else kernels)
         _refuse_other_atoms(Path(model), read_info(model), atomic_numbers, periodic)
@@ -86,13 +87,18 @@ def make_force(
         chosen = f"{info.kernels} kernels (chosen at export)"
     else:
         model = resolve_model(model, head=head, dtype=dtype)
+        if backend == "python" and atoms is not None:  # a PythonForce hands over only the particles it acts on
+            particles = checked_atoms(atoms, len(atomic_numbers))
+            atomic_numbers, atoms = [atomic_numbers[i] for i in particles], None
         potential, choice = make_potential(
             model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin, kernels=kernels
         )
         chosen = f"{choice.name} kernels ({choice.reason})"
     _log.info("force: %s, %s", backend, chosen)
-    make = _torch_force if backend == "torchforce" else _python_force
-    force = make(potential, device) if backend == "python" else make(potential)
+    if backend == "torchforce":
+        force = _torch_force(potential)
+    else:
+        force = openmm.PythonForce(PythonPotential(potential, periodic, device), {}, particles)
     force.setUsesPeriodicBoundaryConditions(bool(periodic))
     force.setForceGroup(force_group)
     force.setName(name)
@@ -125,9 +131,10 @@ def torch_forces(system: openmm.System) -> list[int]:
 def refuse_serialization(system: openmm.System) -> None:
     """Raise InputError if `system` cannot be copied, or written as XML and read again.
 
-    OpenMM's XmlSerializer writes a TorchForce, but reading it back ends the process with a segmentation fault: the wheels
-    of OpenMM-Torch were compiled against another layout of OpenMM's serialization nodes than OpenMM 8.6 has.
-    copy.deepcopy(system) and copy.copy(force) go the same way. Call this before either.
+    OpenMM's XmlSerializer writes a TorchForce, but reading it back ends the process with a segmentation fault: the
+    wheels of OpenMM-Torch were compiled against another layout of OpenMM's serialization nodes than OpenMM 8.6 has
+    (seen with 8.6.1 and acellera-openmmtorch-cpu 1.10). copy.deepcopy(system) and copy.copy(force) go the same way.
+    Call this before either.
     """
     found = torch_forces(system)
     if found:
@@ -164,37 +171,36 @@ def _torch_force(potential: torch.nn.Module) -> openmm.Force:
     return force
 
 
-def _python_force(potential: torch.nn.Module, device: str | None) -> openmm.Force:
-    return openmm.PythonForce(PythonPotential(potential, device))
-
-
 class PythonPotential:
     """What a PythonForce calls: a State in, energy (kJ/mol) and forces [n, 3] (kJ/mol/nm) out.
 
     Can be pickled, so that a System with it can be copied and serialised; every copy has its own neighbour list.
     """
 
-    def __init__(self, potential: torch.nn.Module, device: str | None = None) -> None:
+    def __init__(self, potential: torch.nn.Module, periodic: bool, device: str | None = None) -> None:
         """device: None takes a GPU if there is one."""
+        self.periodic = periodic
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.potential = potential.to(self.device)
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         x = torch.from_numpy(np.array(positions, dtype=np.float64)).to(self.device)
-        vectors = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-        box = torch.from_numpy(np.array(vectors, dtype=np.float64)).to(self.device)
+        box = None
+        if self.periodic:  # a State of a force without periodic boundaries has no box
+            vectors = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+            box = torch.from_numpy(np.array(vectors, dtype=np.float64)).to(self.device)
         energy, forces = self.potential(x, box)
-        return float(energy), forces.cpu().numpy()
+        return float(energy.detach()), forces.cpu().numpy()
 
     def __getstate__(self) -> dict[str, Any]:
         content = io.BytesIO()
         module = self.potential
         torch.jit.save(module if isinstance(module, torch.jit.ScriptModule) else script_potential(module), content)
-        return {"device": self.device, "potential": content.getvalue()}
+        return {"device": self.device, "periodic": self.periodic, "potential": content.getvalue()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.device = state["device"]
+        self.device, self.periodic = state["device"], state["periodic"]
         self.potential = torch.jit.load(io.BytesIO(state["potential"]), map_location=self.device).eval()
 
 

@@ -1,8 +1,8 @@
 """`potential.pt`: a potential as a TorchScript file with its metadata inside, written, checked and read.
 
-All that the package knows of TorchScript is here and in md/force.py. The file is not frozen: freezing turns weights into
-constants that stay on the device they were frozen on, and OpenMM-Torch freezes its own copy on the right one. That the
-frozen form gives the same numbers is part of the check.
+All that the package knows of TorchScript is here and in md/force.py. The file is not frozen: freezing turns weights
+into constants that stay on the device they were frozen on, and OpenMM-Torch freezes its own copy on the right one. That
+the frozen form gives the same numbers is part of the check.
 """
 
 import copy
@@ -284,7 +284,7 @@ def _refuse_deviation(
 ) -> None:
     # Energies are differences of larger numbers; a force of 1 kJ/mol/nm is nothing and an energy of 1 kJ/mol is little.
     scales = (max(1.0, float(energy.abs())), max(1.0, float(forces.abs().max()) if forces.numel() else 0.0))
-    off = (float((found[0] - energy).abs()) / scales[0], float((found[1] - forces).abs().max()) / scales[1])
+    off = (float((found[0].detach() - energy).abs()) / scales[0], float((found[1] - forces).abs().max()) / scales[1])
     if not max(off) <= _TOLERANCE[info.dtype]:  # also for NaN
         raise RuntimeError(
             f"the {name} potential deviates from the eager one: energy by {off[0]:.1e}, forces by {off[1]:.1e} "
@@ -293,8 +293,8 @@ def _refuse_deviation(
 
 
 def _test_positions(info: PotentialInfo) -> tuple[Tensor, np.ndarray | None]:
-    """Positions [n, 3], nm, and a box: clusters of eight atoms on jittered cubes, far from each other, so that the check
-    costs little however many atoms there are."""
+    """Positions [n, 3], nm, and a box: clusters of eight atoms on jittered cubes, far from each other, so that the
+    check costs little however many atoms there are."""
     n = len(info.atomic_numbers)
     rng = np.random.default_rng(0)
     corners = np.stack(np.meshgrid(*[[0.0, 0.16]] * 3, indexing="ij"), -1).reshape(-1, 3)

@@ -95,9 +95,9 @@ class Potential(nn.Module):
     def forward(self, positions: Tensor, box: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
         """(energy: float64 scalar, kJ/mol; forces: [n_particles, 3] in the dtype of `positions`, kJ/mol/nm).
 
-        positions: [n_particles, 3], nm, any float dtype, wrapped or not. box: [3, 3], rows, nm; needed when periodic and
-        ignored otherwise. Raises RuntimeError for another number of particles, a missing box, and positions or boxes
-        that the neighbour list refuses.
+        positions: [n_particles, 3], nm, any float dtype, wrapped or not. box: [3, 3], rows, nm; needed when periodic
+        and ignored otherwise. Raises RuntimeError for another number of particles, a missing box, and positions or
+        boxes that the neighbour list refuses.
         """
         if positions.size(0) != self.n_particles:
             raise RuntimeError(
