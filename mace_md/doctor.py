@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from mace_md.config import DoctorConfig
 from mace_md.provenance import OPENMMTORCH_WHEELS, device, version_of
 
-TESTED = {"python": "3.11", "torch": "2.12.1", "e3nn": "0.4.4", "openmm": "8.6.1", "acellera-openmmtorch-cpu": "1.10"}
+TESTED = {"torch": ("2.12.1",), "e3nn": ("0.4.4", "0.6.0"), "openmm": ("8.6.1",)}
 
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"  # a note is worth knowing; only BROKEN makes the exit code 1
 
@@ -87,8 +87,8 @@ def _package(requirement: Requirement) -> Finding:
         return Finding(BROKEN, name, "not installed", mend)
     if not requirement.specifier.contains(version, prereleases=True):
         return Finding(BROKEN, name, f"{version} is outside {requirement.specifier}", mend)
-    tested = TESTED.get(name)
-    return Finding(OK, name, version if tested in (None, version) else f"{version} (tested with {tested})")
+    tested = TESTED.get(name, (version,))
+    return Finding(OK, name, version if version in tested else f"{version} (tested with {', '.join(tested)})")
 
 
 def _openmmtorch_wheel() -> Finding:
@@ -212,9 +212,11 @@ def _missing_libraries(failures: list[str]) -> list[str]:
     return sorted(reason for reason in reasons if reason and not reason.startswith("libOpenMM"))
 
 
-KERNELS_PROBE = "from mace_md.ops import energy_forces; print(energy_forces.describe())"
+KERNELS_PROBE = "from mace_md.ops.energy_forces import load_library; print('built, running on ' + load_library())"
 
 
 def _kernels() -> Finding:
     worked, line = run_probe(KERNELS_PROBE)
-    return Finding(OK if worked else NOTE, "native kernels", line)
+    if worked:
+        return Finding(OK, "native kernels", line)
+    return Finding(NOTE, "native kernels", line, "install a C++17 compiler (g++) and repeat the pip install line")
