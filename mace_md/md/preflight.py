@@ -10,7 +10,6 @@ from mace_md.units import ANGSTROM_TO_NM, DALTON_PER_CUBIC_NM_TO_G_ML, NM_TO_ANG
 # Closest contacts. The shortest bond of chemistry is H2, 0.74 A; a zero-point and thermal margin is left below it.
 SMALLEST_CONTACT = 0.5  # A, any pair
 SMALLEST_CONTACT_RATIO = 0.55  # of the sum of the covalent radii; a C-C bond (1.52 A by radii) may be 0.84 A long
-SELF_IMAGE_CONTACT = 1.6  # A; the shortest contact of a molecule with its image in crystals (H...H) is 2.0 A
 # Densities of condensed matter under anything a run starts from: solid hydrogen 0.09, osmium 22.6 g/mL.
 LARGEST_DENSITY = 30.0
 SMALLEST_DENSITY_NPT = 0.01
@@ -112,15 +111,18 @@ def check_contacts(structure: Structure) -> list[str]:
         return ["closest contact: none within 2 A"]
     distances = distances * NM_TO_ANGSTROM
     ratio = distances / (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
+    ratio[i > j] = np.inf  # each pair comes twice
     worst = int(np.argmin(ratio))
     pair = f"{_name(structure, i[worst])} and {_name(structure, j[worst])}"
     image = " (periodic image)" if i[worst] == j[worst] or _is_image(structure, i[worst], j[worst]) else ""
     if distances[worst] < SMALLEST_CONTACT or ratio[worst] < SMALLEST_CONTACT_RATIO:
-        count = int(((distances < SMALLEST_CONTACT) | (ratio < SMALLEST_CONTACT_RATIO)).sum()) // 2
+        count = int(((distances < SMALLEST_CONTACT) | (ratio < SMALLEST_CONTACT_RATIO))[i <= j].sum())
         what = "are at the same place" if distances[worst] < 1e-3 else f"are {distances[worst]:.2f} A apart"
+        advice = "Remove duplicate atoms, or correct the unit of the coordinates."
+        if image:
+            advice = "The box is smaller than what is in it: give a larger --box a,b,c in A, or --periodic no."
         raise InputError(
-            f"{structure.path}: {pair}{image} {what} ({count} such pairs); the shortest bond is 0.74 A. Remove "
-            "duplicate atoms, or correct the box or the unit of the coordinates."
+            f"{structure.path}: {pair}{image} {what} ({count} such pairs); the shortest bond is 0.74 A. {advice}"
         )
     return [f"closest contact: {pair}{image}, {distances[worst]:.2f} A"]
 
@@ -148,7 +150,6 @@ def check_box(structure: Structure, r_max: float, *, npt: bool) -> list[str]:
     text = " x ".join(f"{x:.2f}" for x in widths)
     density = float(structure.masses.sum() / np.linalg.det(structure.box)) * DALTON_PER_CUBIC_NM_TO_G_ML
     notes = [f"box: {text} A between its faces, density {density:.3f} g/mL"]
-    _check_fit(structure, widths)
     if density > LARGEST_DENSITY:
         raise InputError(
             f"{structure.path}: a density of {density:.0f} g/mL is above any matter. Check the box ({text} A): is its "
@@ -167,29 +168,6 @@ def check_box(structure: Structure, r_max: float, *, npt: bool) -> list[str]:
     if npt and widths.min() < r_max:
         notes.append(f"warning: the box is below one cutoff ({r_max:g} A); its pressure will depend on its size")
     return notes
-
-
-def _check_fit(structure: Structure, widths: np.ndarray) -> None:
-    """No molecule runs into its own image. Longer than the cell alone is fine: in crystals they pass side by side."""
-    molecules = structure.molecules
-    endless = set(molecules.networks)
-    inverse = np.linalg.inv(structure.box)
-    for number, atoms in enumerate(molecules.groups()):
-        if number in endless or len(atoms) < 2:
-            continue
-        positions = structure.positions[atoms]
-        extent = np.ptp(positions @ inverse, axis=0)
-        axis = int(np.argmax(extent))
-        if extent[axis] < 1.0:
-            continue
-        i, j, _, vectors = pairs_within(positions, structure.box, SELF_IMAGE_CONTACT * ANGSTROM_TO_NM)
-        image = np.abs(vectors - (positions[j] - positions[i])).max(axis=1) > 1e-6
-        if image.any():
-            raise InputError(
-                f"{structure.path}: the box ({widths[axis]:.2f} A along {'abc'[axis]}) is smaller than the molecule of "
-                f"{_name(structure, atoms[0])}, {extent[axis] * widths[axis]:.2f} A long. Give a larger --box a,b,c, "
-                "or --periodic no."
-            )
 
 
 def check_timestep(structure: Structure, timestep: float) -> list[str]:
