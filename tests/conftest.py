@@ -41,11 +41,22 @@ def tiny_model(tmp_path_factory) -> Path:
     return save_model(model, tmp_path_factory.mktemp("model") / "tiny.mace")
 
 
+@pytest.fixture(scope="session")
+def foreign_models(tmp_path_factory) -> Path:
+    """A folder with one small `.model` file of mace-torch for each architecture (tests/data/make_models.py)."""
+    import tarfile
+
+    folder = tmp_path_factory.mktemp("models")
+    with tarfile.open(REPOSITORY / "tests" / "data" / "models.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads():
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
