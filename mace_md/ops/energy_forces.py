@@ -1,0 +1,80 @@
+"""The native op `mace_md::energy_forces`: a whole folded model, its neighbour list and its analytic forces in one call.
+
+The kernels (plugins/) are compiled when the package is installed, where there is a compiler. Their definition, fallback and
+oracle is `mace_md.model.folded.FoldedMACE`.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from mace_md.errors import InputError
+
+LIBRARY = Path(__file__).with_name("_native.so")
+
+
+@cache
+def load_library() -> str:
+    """Register the native ops; returns the instruction set that they will use ("avx512", "avx2" or "generic").
+
+    Raises InputError when the library was not built or does not fit this torch.
+    """
+    if not LIBRARY.exists():
+        raise InputError(
+            "the native kernels were not built when mace-md was installed (a C++17 compiler is needed then): "
+            "install one and run `pip install --force-reinstall --no-deps` on the package, or use kernels='reference'"
+        )
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        raise InputError(f"the native kernels cannot be loaded ({error}); use kernels='reference'") from None
+    for name in ("mace_md_load_error", "mace_md_instruction_set"):
+        getattr(library, name).restype = ctypes.c_char_p
+    problem = library.mace_md_load_error().decode()
+    if problem:
+        raise InputError(f"the native kernels cannot be used: {problem}; use kernels='reference'")
+    return library.mace_md_instruction_set().decode()
+
+
+def new_state() -> Tensor:
+    """The `state` of a new caller: what the op keeps between calls (its list and its work space) grows in there."""
+    return torch.zeros(1, dtype=torch.uint8)
+
+
+def energy_forces(
+    positions: Tensor, box: Optional[Tensor], types: Tensor, blob: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Interaction energy, forces and virial of a packed model. Scriptable; `load_library` comes first.
+
+    Parameters
+    ----------
+    positions : [n_particles, 3], nm, float32 or float64, contiguous, on the CPU; wrapped or not.
+    box : [3, 3], rows, nm, for periodic systems of any shape; smaller than the cutoff is fine.
+    types : [n_particles] int32, index into the elements of the packed model; -1 for particles that are not part of it.
+    blob : the model, from `mace_md.ops.packing.pack`; its precision is that of the kernels.
+    state : uint8, from `new_state()`, changed in place. A copy is a state of its own; one state serves one caller at a
+        time.
+
+    Returns the energy (float64 scalar, kJ/mol, without E0s), the forces (kJ/mol/nm, as `positions`, zero for particles
+    outside) and the virial -dE/dstrain (float64 [3, 3], kJ/mol). The energy is differentiable once with respect to
+    positions and box. Raises RuntimeError for shapes and types that are not these, values that are not finite, and
+    energies that are not finite.
+    """
+    energy, forces, virial = torch.ops.mace_md.energy_forces(
+        positions.detach(), None if box is None else box.detach(), types, blob, state
+    )
+    if torch.is_grad_enabled():
+        if positions.requires_grad:
+            # adds zero, with the gradient that the op has already computed
+            energy = energy - ((positions - positions.detach()).to(torch.float64) * forces.to(torch.float64)).sum()
+        if box is not None:
+            if box.requires_grad:
+                fixed = box.detach().to(torch.float64)
+                on_atoms = positions.detach().to(torch.float64).t() @ forces.to(torch.float64)
+                gradient = torch.linalg.solve(fixed.t(), on_atoms - virial)
+                energy = energy + ((box.to(torch.float64) - fixed) * gradient).sum()
+    return energy, forces, virial

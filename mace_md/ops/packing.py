@@ -1,0 +1,320 @@
+"""From a folded model to the packed constants that the native kernels read (plugins/blob.h has the format)."""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mace_md.errors import InputError
+from mace_md.units import EV_TO_KJ_MOL, NM_TO_ANGSTROM
+
+MAGIC, VERSION = 0x313044444543414D, 1
+HEADER_INTS, HEADER_DOUBLES = 96, 64
+INTS = [
+    "magic", "version", "fingerprint", "bytes", "precision", "max_ell", "max_L", "channels", "conv_channels", "types",
+    "knots", "radial0_by_sender", "radial1_by_pair", "mix_by_type", "mlp", "gate", "zbl", "scale_zbl", "isa",
+]  # fmt: skip
+SECTIONS = [
+    "table0", "table1", "density0", "density1", "program0", "program1", "weights0", "weights1", "W_h", "bias_h",
+    "clebsch", "clebsch_values", "W_a", "readout0", "readout0_bias", "W_r", "W_s", "b_r", "v_r", "zbl_types",
+]  # fmt: skip
+DOUBLES = [
+    "r_max", "r_min", "spacing", "skin", "scale", "shift", "energy_unit", "length_unit",
+    "zbl_prefactor", "zbl_length", "zbl_exponent", "zbl_cutoff_power",
+]  # fmt: skip
+GATES = {"none": 0, "silu": 1, "tanh": 2, "abs": 3}
+INSTRUCTION_SETS = {"auto": 0, "generic": 1, "avx2": 2, "avx512": 3}
+
+# Below R_MIN the radial functions continue linearly; atoms are never that close. Errors are judged from R_JUDGED on.
+R_MIN, R_JUDGED = 0.35, 0.5  # A
+# Allowed error of the derivative of the radial functions, rms, relative to the rms derivative: what rounding leaves of
+# forces in float32, and forces within 1e-8 eV/A of the exact model in float64.
+TOLERANCE = {torch.float32: 3e-7, torch.float64: 2e-10}
+KNOTS = [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096]
+
+
+def pack(folded, *, dtype: torch.dtype, skin: float, instruction_set: str = "auto") -> Tensor:
+    """The folded model as one uint8 tensor, the `blob` argument of the native ops.
+
+    Parameters
+    ----------
+    folded : `mace_md.model.folded.FoldedMACE`.
+    dtype : precision of the kernels, float32 or float64. Energies and forces are summed in float64 either way.
+    skin : A, by which the neighbour list reaches beyond r_max.
+    instruction_set : "auto", or one of the sets that the library has, for tests and measurements.
+
+    Raises InputError when the kernels have no code for the model's shape.
+    """
+    check_shape(folded)
+    if dtype not in TOLERANCE:
+        raise InputError(f"the native kernels compute in float32 or float64, not in {dtype}")
+    types, channels, mlp = folded.n_species, folded.num_channels, folded.v_r.shape[0]
+    tables, n_knots = radial_tables(folded, dtype)
+    program0, order0 = polynomial_program(folded.factors0, folded.sizes0, num_components(folded.max_ell))
+    program1, order1 = polynomial_program(folded.factors1, folded.sizes1, num_components(folded.max_ell))
+    entries, values = clebsch_gordan(folded)
+    sections = {
+        **tables,
+        "program0": program0,
+        "program1": program1,
+        "weights0": folded.weight0[:, order0].expand(types, -1, -1),
+        "weights1": folded.weight1[:, order1].expand(types, -1, -1),
+        "W_h": folded.W_h,
+        "bias_h": folded.bias_h,
+        "clebsch": entries,
+        "clebsch_values": values,
+        "W_a": mixing(folded),
+        "readout0": folded.readout0,
+        "readout0_bias": folded.readout0_bias.double().numpy(),
+        "W_r": folded.W_r,
+        "W_s": folded.W_s,
+        "b_r": folded.b_r,
+        "v_r": folded.v_r,
+    }
+    numbers = {
+        "r_max": folded.r_max, "r_min": R_MIN, "spacing": (folded.r_max - R_MIN) / (n_knots - 1), "skin": skin,
+        "scale": float(folded.scale[0]), "shift": float(folded.shift[0]), "energy_unit": EV_TO_KJ_MOL,
+        "length_unit": NM_TO_ANGSTROM,
+    }  # fmt: skip
+    zbl = folded.repulsion
+    if zbl is not None:
+        numbers |= {"zbl_prefactor": 14.3996, "zbl_length": float(zbl.a_prefactor) * 0.529,
+                    "zbl_exponent": float(zbl.a_exp), "zbl_cutoff_power": zbl.p}  # fmt: skip
+        numbers |= {f"zbl_c{i}": float(c) for i, c in enumerate([*zbl.coefficients, *zbl.exponents])}
+        sections["zbl_types"] = torch.stack([zbl.covalent_radii, zbl.charges], dim=1).double().numpy()
+    header = {
+        "precision": 4 if dtype == torch.float32 else 8, "max_ell": folded.max_ell, "max_L": folded.edge_L,
+        "channels": channels, "conv_channels": folded.edge_channels, "types": types, "knots": n_knots,
+        "radial0_by_sender": folded.radial0_by_sender, "radial1_by_pair": folded.radial1_by_pair,
+        "mix_by_type": any(w.shape[0] > 1 for w in folded.W_a), "mlp": mlp, "gate": GATES[folded.gate],
+        "zbl": zbl is not None, "scale_zbl": True, "isa": INSTRUCTION_SETS[instruction_set],
+    }  # fmt: skip
+    return assemble(header, numbers, sections, dtype)
+
+
+def check_shape(folded) -> None:
+    """Raise InputError when the native kernels have no code for the shape of the folded model."""
+    problems = []
+    if folded.max_ell not in (2, 3):
+        problems.append(f"max_ell is {folded.max_ell} (2 and 3 have kernels)")
+    if folded.edge_L not in (0, 1, 2):
+        problems.append(f"L is {folded.edge_L} (0, 1 and 2 have kernels)")
+    if folded.factors0.shape[0] > 3 or folded.factors1.shape[0] > 3:
+        problems.append("the correlation is above 3")
+    if max(folded.num_channels, folded.edge_channels, folded.v_r.shape[0]) > 256:
+        problems.append("it has more than 256 channels")
+    if folded.gate not in GATES:
+        problems.append(f"the gate of its readout is {folded.gate}")
+    if problems:
+        raise InputError(f"the native kernels do not have this model: {'; '.join(problems)}")
+
+
+def num_components(max_l: int) -> int:
+    """Number of (l, m) with l <= max_l."""
+    return (max_l + 1) ** 2
+
+
+def assemble(header: dict, numbers: dict, sections: dict, dtype: torch.dtype) -> Tensor:
+    """One buffer: header, numbers, and the sections, floating ones in `dtype` unless they are numpy arrays."""
+    ints, doubles = np.zeros(HEADER_INTS, np.int64), np.zeros(HEADER_DOUBLES, np.float64)
+    for i, name in enumerate(DOUBLES + [f"zbl_c{i}" for i in range(8)]):
+        doubles[i] = numbers.get(name, 0.0)
+    used, parts = 8 * (HEADER_INTS + HEADER_DOUBLES), []
+    for i, name in enumerate(SECTIONS):
+        section = sections.get(name, np.zeros(0))
+        array = section.detach().to(dtype).numpy() if isinstance(section, Tensor) else section
+        data = np.ascontiguousarray(array).tobytes()
+        padding = -used % 64
+        parts.append(b"\0" * padding + data)
+        ints[len(INTS) + 2 * i : len(INTS) + 2 * i + 2] = used + padding, array.size
+        used += padding + len(data)
+    body = b"".join(parts)
+    digest = hashlib.sha256(body + doubles.tobytes() + repr(sorted(header.items())).encode()).digest()
+    fixed = {"magic": MAGIC, "version": VERSION, "bytes": used}
+    fixed["fingerprint"] = int.from_bytes(digest[:8], "little", signed=True)
+    for i, name in enumerate(INTS):
+        ints[i] = int((header | fixed)[name])
+    data = np.frombuffer(ints.tobytes() + doubles.tobytes() + body, dtype=np.uint8)
+    return torch.from_numpy(data.copy())
+
+
+# --- radial tables ---------------------------------------------------------------------------------------------------
+
+
+def radial_tables(folded, dtype: torch.dtype) -> tuple[dict[str, Tensor], int]:
+    """The tables of both layers on knots that are close enough for `dtype`, and the number of rows."""
+    T = folded.n_species
+    every_pair = [(i, j) for i in range(T) for j in range(T)]
+    pairs0 = [(0, j) for j in range(T)] if folded.radial0_by_sender else every_pair
+    pairs1 = every_pair if folded.radial1_by_pair else [(0, 0)]
+    functions = {
+        "table0": [_radial_function(folded, 0, i, j) for i, j in pairs0],
+        "table1": [_radial_function(folded, 1, i, j) for i, j in pairs1],
+        "density0": [_density_function(folded, 0, i, j) for i, j in every_pair] if folded.has_density0 else [],
+        "density1": [_density_function(folded, 1, i, j) for i, j in every_pair] if folded.has_density1 else [],
+    }
+    n_knots = max(_knots_needed(f, folded.r_max, dtype) for fs in functions.values() for f in fs)
+    tables = {
+        name: torch.stack([piecewise(f, n_knots, folded.r_max).to(dtype) for f in fs])
+        for name, fs in functions.items()
+        if fs
+    }
+    return tables, n_knots
+
+
+def _radial_function(folded, layer: int, i: int, j: int) -> Callable[[Tensor], Tensor]:
+    """r [n] -> [n, functions, channels] for receiver type i and sender type j, in the kernels' order of paths."""
+    if layer == 0:
+        weight = folded.radial0_weight[i, j]  # [max_ell + 1, n_hidden, C]
+    else:
+        paths = folded.path_sum.paths
+        order = sorted(range(len(paths)), key=lambda p: (paths[p][1], paths[p][0], paths[p][2]))
+        weight = folded.radial1_weight.reshape(-1, len(paths), folded.edge_channels)[:, order].transpose(0, 1)
+    hidden = _edge_features(folded, layer, i, j, 0)
+    return lambda r: torch.einsum("nh,phc->npc", hidden(r), weight)
+
+
+def _density_function(folded, layer: int, i: int, j: int) -> Callable[[Tensor], Tensor]:
+    """r [n] -> [n, 1]."""
+    return _edge_features(folded, layer, i, j, 1)
+
+
+def _edge_features(folded, layer: int, i: int, j: int, output: int) -> Callable[[Tensor], Tensor]:
+    """r [n] -> hidden radial features (output 0) or density (output 1) of an edge from type j to type i."""
+    module = folded.hidden1 if layer else folded.hidden0
+
+    def evaluate(r: Tensor) -> Tensor:
+        sender, receiver = (torch.full(r.shape, z, dtype=torch.int64) for z in (j, i))
+        return module(r.unsqueeze(1), sender, receiver)[output]
+
+    return evaluate
+
+
+def _derivatives(function: Callable[[Tensor], Tensor], r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, first and second derivative, by automatic differentiation."""
+    ones = torch.ones_like(r)
+
+    def first(x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.jvp(function, (x,), (ones,))
+
+    (value, slope), (_, curvature) = torch.func.jvp(first, (r,), (ones,))
+    return value, slope, curvature
+
+
+def piecewise(function: Callable[[Tensor], Tensor], n_knots: int, r_max: float) -> Tensor:
+    """Coefficients [n_knots, ..., 6, channels] of the quintic Hermite interpolant in the fraction t of each interval.
+
+    Row 0 is the linear continuation below R_MIN, row k + 1 the interval from knot k.
+    """
+    r = torch.linspace(R_MIN, r_max, n_knots, dtype=torch.float64)
+    h = (r_max - R_MIN) / (n_knots - 1)
+    f, d, c = _derivatives(function, r)
+    d, c = d * h, c * h * h
+    a0, a1, a2 = f[:-1], d[:-1], c[:-1] / 2
+    value, slope, curvature = f[1:] - (a0 + a1 + a2), d[1:] - (a1 + 2 * a2), c[1:] - 2 * a2
+    a3 = 10 * value - 4 * slope + curvature / 2
+    a4 = -15 * value + 7 * slope - curvature
+    a5 = 6 * value - 3 * slope + curvature / 2
+    inside = torch.stack([a0, a1, a2, a3, a4, a5], dim=-2)
+    zero = torch.zeros_like(f[:1])
+    below = torch.stack([f[:1], d[:1], zero, zero, zero, zero], dim=-2)
+    return torch.cat([below, inside])
+
+
+def _knots_needed(function: Callable[[Tensor], Tensor], r_max: float, dtype: torch.dtype) -> int:
+    """The smallest of KNOTS for which the derivative is within TOLERANCE at points between the knots."""
+    for n_knots in KNOTS:
+        h = (r_max - R_MIN) / (n_knots - 1)
+        coefficients = piecewise(function, n_knots, r_max)[1:]
+        error, scale = 0.0, 0.0
+        for t in (0.2, 0.5):  # the error of the derivative is largest near 0.2 and 0.8
+            r = R_MIN + h * (torch.arange(n_knots - 1, dtype=torch.float64) + t)
+            exact = _derivatives(function, r)[1]
+            powers = torch.tensor([k * t ** max(k - 1, 0) / h for k in range(6)], dtype=torch.float64)
+            found = torch.einsum("k,n...kc->n...c", powers, coefficients)
+            judged = r > R_JUDGED
+            error = max(error, float((found - exact)[judged].pow(2).mean()))
+            scale = max(scale, float(exact[judged].pow(2).mean()))
+        if math.sqrt(error) <= TOLERANCE[dtype] * math.sqrt(scale):
+            return n_knots
+    return KNOTS[-1]
+
+
+# --- polynomials, couplings, mixing ------------------------------------------------------------------------------------
+
+
+def polynomial_program(factors: Tensor, sizes: list[int], n_components: int) -> tuple[np.ndarray, list[int]]:
+    """The monomials as a program of shared pair products (plugins/polynomial.h), and the order of its weights.
+
+    factors [degree, n_terms]: components in each monomial, `n_components` standing for the constant 1; sizes: monomials of
+    each output. A cubic monomial x_a x_b x_c can use any of its three pairs: the pair that most of the remaining cubic
+    monomials have is taken first.
+    """
+    columns = [tuple(sorted(int(x) for x in column if int(x) < n_components)) for column in factors.T]
+    outputs = [output for output, size in enumerate(sizes) for _ in range(size)]
+    linear = [t for t, c in enumerate(columns) if len(c) == 1]
+    quadratic = {(columns[t], outputs[t]): t for t, c in enumerate(columns) if len(c) == 2}
+    groups: dict[tuple[int, int], dict[int, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+    for pair, output in quadratic:
+        groups[pair][output] = []
+    users: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for t, c in enumerate(columns):
+        if len(c) == 3:
+            for pair, _ in _splits(c):
+                users[pair].add(t)
+    while any(users.values()):
+        best = max(users, key=lambda pair: (len(users[pair]), pair))
+        for t in sorted(users[best]):
+            groups[best][outputs[t]].append((dict(_splits(columns[t]))[best], t))
+            for pair, _ in _splits(columns[t]):
+                users[pair].discard(t)
+    program, order = [len(sizes), len(linear), len(groups)], []
+    for t in linear:
+        program += [outputs[t], columns[t][0]]
+        order.append(t)
+    for pair in sorted(groups):
+        program += [*pair, len(groups[pair])]
+        for output, cubic in sorted(groups[pair].items()):
+            term = quadratic.get((pair, output))
+            program += [output, int(term is not None), len(cubic), *[third for third, _ in cubic]]
+            order += [term] if term is not None else []
+            order += [t for _, t in cubic]
+    return np.array(program, np.int32), order
+
+
+def _splits(monomial: tuple[int, int, int]) -> list[tuple[tuple[int, int], int]]:
+    """The ways to write a cubic monomial as a pair and a third factor."""
+    a, b, c = monomial
+    return [((a, b), c), ((a, c), b), ((b, c), a)]
+
+
+def clebsch_gordan(folded) -> tuple[np.ndarray, Tensor]:
+    """Non-zero couplings as ((row, component), value); rows and components as numbered in plugins/paths.h."""
+    paths = folded.path_sum.paths
+    blocks = folded.path_sum.coupling.double().split(list(folded.path_sum.block_sizes), dim=1)
+    order = sorted(range(len(paths)), key=lambda p: (paths[p][1], paths[p][0], paths[p][2]))
+    first_row, first_component, row, component = {}, {}, 0, 0
+    for p in order:
+        first_row[p] = row
+        row += (2 * paths[p][0] + 1) * (2 * paths[p][1] + 1)
+    for l3 in range(folded.max_ell + 1):
+        for p in [p for p in order if paths[p][2] == l3]:
+            first_component[p] = component
+            component += 2 * l3 + 1
+    entries, values = [], []
+    for p, (l1, l2, l3) in enumerate(paths):
+        block = blocks[p].reshape(-1, 2 * l3 + 1, 2 * l2 + 1)[l1 * l1 : (l1 + 1) ** 2]  # [m1, m3, m2]
+        for m1, m3, m2 in block.abs().gt(1e-12).nonzero().tolist():
+            entries.append([first_row[p] + m1 * (2 * l2 + 1) + m2, first_component[p] + m3])
+            values.append(float(block[m1, m3, m2]))
+    return np.array(entries, np.int32), torch.tensor(values, dtype=torch.float64)
+
+
+def mixing(folded) -> Tensor:
+    """W_a of all l3, each [T or 1, n_paths * C2, C], one after the other; within an l3 paths keep the model's order."""
+    by_type = max(w.shape[0] for w in folded.W_a)
+    return torch.cat([w.detach().expand(by_type, -1, -1).reshape(-1) for w in folded.W_a])
