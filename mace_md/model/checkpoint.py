@@ -95,7 +95,7 @@ def save_model(model: MACE, path: str | Path, provenance: dict | None = None, ov
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: the file exists. Choose another name, or remove it first.")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     energies = state.pop("atomic_energies")
     info = getattr(model, "info", None) or ModelInfo(path.stem, str(path), "unknown", heads=model.config.heads)
     header = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import http.client
 import logging
 import os
 import tempfile
@@ -286,7 +287,7 @@ def _download(model: PublishedModel, file, target: Path, progress) -> None:
         raise InputError(
             f"{model.name}: {model.url} answered {error.code} {error.reason}. {_by_hand(model, target)}"
         ) from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise InputError(f"{model.name}: cannot reach {model.url} ({reason}). {_by_hand(model, target)}") from None
     if total is not None and done != total:
