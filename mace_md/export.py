@@ -19,9 +19,10 @@ def main(config: ExportConfig) -> int:
     structure = read_structure(config.structure, periodic=config.periodic, box=config.box)
     if config.hydrogens == "check":
         preflight.check_hydrogens(structure)
+    notes = preflight.check_contacts(structure)
     model = load_model(config.model, head=config.head, dtype=config.dtype)
     preflight.check_elements(structure, model.atomic_numbers.tolist(), config.model)
-    notes = preflight.check_box(structure, float(model.r_max), npt=False)
+    notes += preflight.check_box(structure, float(model.r_max), npt=False)
     for note in (*structure.notes, *notes):
         log.info("structure: %s", note)
     info = export_potential(
