@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -18,6 +20,38 @@ PLAIN = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
 RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticResidualInteractionBlock")
 DENSITY = ("RealAgnosticDensityInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
 
+_ORGANIC = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
+_MATERIALS = (*range(1, 84), *range(89, 95))
+_OFF = {"elements": _ORGANIC, "blocks": PLAIN, "scale": 50.0}
+_MP = {"scale": 50.0, "elements": _MATERIALS, "r_max": 6.0, "num_bessel": 10, "channels": 128, "blocks": RESIDUAL}
+_AGNESI = _MP | {"distance_transform": "Agnesi", "pair_repulsion": True, "blocks": PLAIN}
+_DENSITY = _AGNESI | {"blocks": DENSITY}
+# The architectures of the published models, from their training scripts, their papers and what others recorded of the
+# files (cutoffs, numbers of parameters). Not recorded anywhere: the number of Bessel functions after MP-0 and the
+# channels of ANI-CC. `scale` makes the forces of random weights as large as real ones.
+ARCHITECTURES = {
+    "MACE-OFF23 small": _OFF | {"channels": 96, "max_L": 0, "r_max": 4.5},
+    "MACE-OFF23 medium": _OFF | {"channels": 128, "max_L": 1, "r_max": 5.0},
+    "MACE-OFF23 large": _OFF | {"channels": 224, "max_L": 2, "r_max": 5.0},
+    "MACE-OFF24 medium": _OFF | {"channels": 128, "max_L": 1, "r_max": 6.0},
+    "MACE-MP-0 small": _MP | {"max_L": 0},
+    "MACE-MP-0 medium": _MP | {"max_L": 1},
+    "MACE-MP-0 large": _MP | {"max_L": 2},
+    "MACE-MP-0b small": _AGNESI | {"max_L": 0},
+    "MACE-MP-0b medium": _AGNESI | {"max_L": 1},
+    "MACE-MP-0b2, OMAT-0 small": _DENSITY | {"max_L": 0},
+    "MACE-MP-0b2, 0b3, MPA-0, OMAT-0, MATPES medium": _DENSITY | {"max_L": 1},
+    "MACE-MP-0b2 large": _DENSITY | {"max_L": 2, "r_max": 5.0},
+    "MACE-ANI-CC": {
+        "elements": (1, 6, 7, 8),
+        "blocks": PLAIN,
+        "channels": 192,
+        "max_L": 0,
+        "r_max": 5.0,
+        "scale": 50.0,
+    },
+}
+
 
 def make_model(
     *,
@@ -26,6 +60,7 @@ def make_model(
     max_L: int,
     blocks: tuple[str, str] = PLAIN,
     scale_shift: bool = True,
+    scale: float = 1.0,
     heads: tuple[str, ...] = ("Default",),
     edge: str | None = None,
     seed: int = 0,
@@ -59,8 +94,8 @@ def make_model(
     arguments |= options
     if not scale_shift:
         return modules.MACE(**arguments)
-    scale, shift = 0.5 + rng.random(len(heads)), rng.random(len(heads)) - 0.5
-    return modules.ScaleShiftMACE(atomic_inter_scale=scale, atomic_inter_shift=shift, **arguments)
+    scales, shifts = scale * (0.5 + rng.random(len(heads))), rng.random(len(heads)) - 0.5
+    return modules.ScaleShiftMACE(atomic_inter_scale=scales, atomic_inter_shift=shifts, **arguments)
 
 
 def load(path: Path) -> torch.nn.Module:
@@ -131,3 +166,30 @@ def quiet():
     ):
         warnings.simplefilter("ignore")
         yield
+
+
+def main() -> None:
+    """`oracle.py SOURCE FOLDER`: evaluate a file or a random model of a published architecture.
+
+    FOLDER holds `structures.json` (a list) and receives `model.model`, when it was made here, and `oracle.json`: for
+    float64 and float32, the results on each structure.
+    """
+    source, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    structures = json.loads((folder / "structures.json").read_text())
+    with quiet():
+        if source in ARCHITECTURES:
+            with default_dtype(torch.float64):
+                model = make_model(**ARCHITECTURES[source])
+            torch.save(model, folder / "model.model")
+        else:
+            model = load(Path(source))
+        results = {
+            name: [evaluate(model.to(getattr(torch, name)), structure) for structure in structures]
+            for name in ("float64", "float32")
+        }
+    (folder / "oracle.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

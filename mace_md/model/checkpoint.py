@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from mace_md.errors import InputError
-from mace_md.model.archive import read_archive
+from mace_md.model.archive import Archive, read_archive
 from mace_md.model.build import restore_model, select_head
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.mace import MACE
-from mace_md.model.mace_torch import read_mace_torch
+from mace_md.model.mace_torch import LARGEST_ELL, read_mace_torch
 from mace_md.model.unpickle import Refused
 from mace_md.model.zoo import PublishedModel, fetch, find_model
 
@@ -153,15 +153,21 @@ def _read_model(path: Path) -> tuple[ModelConfig, dict[str, Tensor], ModelInfo]:
 
 
 def _read_foreign(path: Path, content: bytes) -> tuple[ModelConfig, dict[str, Tensor], ModelInfo]:
-    archive = read_archive(path, content)
-    try:
-        config, state, dtype = read_mace_torch(archive)
-    except (Refused, InputError) as error:
-        raise InputError(f"{path}: {error}") from None
+    config, state, dtype = _interpret_foreign(path, read_archive(path, content))
     if dtype not in _DTYPES.values():
         raise InputError(f"{path}: its weights are {dtype}; only float32 and float64 are known here")
     name = str(dtype).removeprefix("torch.")
     return config, state, ModelInfo(path.stem, str(path), _sha256(content), heads=config.heads, dtype=name)
+
+
+def _interpret_foreign(path: Path, archive: Archive) -> tuple[ModelConfig, dict[str, Tensor], torch.dtype]:
+    try:
+        return read_mace_torch(archive)
+    except (Refused, InputError) as error:
+        raise InputError(f"{path}: {error}") from None
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path}: its blocks are damaged ({type(error).__name__}: {reason})") from error
 
 
 def _read_own(path: Path, content: bytes) -> tuple[ModelConfig, dict[str, Tensor], ModelInfo]:
@@ -204,7 +210,9 @@ def _header(path: Path, content: bytes) -> dict:
 
 
 def _refuse_impossible_products(config: ModelConfig, state: dict[str, Tensor]) -> None:
-    """Indices that point outside would only be found by the first evaluation."""
+    """Sizes that cannot be, before memory is asked for; indices that only the first evaluation would stumble over."""
+    if config.max_ell > LARGEST_ELL or state["embedding"].shape != (len(config.atomic_numbers), config.num_channels):
+        raise InputError("weights do not fit the hyper-parameters: embedding, or max_ell")
     n_components = (config.max_ell + 1) ** 2
     for layer in range(config.num_interactions):
         factors = state[f"products.{layer}.contraction.factors"]

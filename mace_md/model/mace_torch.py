@@ -20,6 +20,7 @@ from mace_md.model.module_tree import Block, count_scalars, fields_of, ratio_to,
 from mace_md.model.radial import ACTIVATION_SCALES
 from mace_md.model.unpickle import Global, Record, Refused
 
+LARGEST_ELL = 11  # e3nn has no Wigner 3j symbols beyond
 _BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _TRANSFORMS = {"AgnesiTransform": "agnesi", "SoftTransform": "soft"}
 _KNOWN_CHILDREN = {  # what a model is made of; anything else changes its energies in a way that is unknown here
@@ -41,6 +42,7 @@ def read_mace_torch(archive: Archive) -> tuple[ModelConfig, dict[str, Tensor], t
     model = Block(archive, archive.root, "")
     _refuse_unknown_blocks(model)
     config = _read_config(model)
+    _refuse_other_constants(model, config)
     weight = model.child("node_embedding.linear").tensors["weight"]
     return config, _read_state(model, config), getattr(torch, weight.dtype)
 
@@ -84,6 +86,26 @@ def _refuse_other_layouts(block: Block) -> None:
             )
 
 
+def _refuse_other_constants(model: Block, config: ModelConfig) -> None:
+    """Refuse settings that our model derives from others, where the file has them otherwise."""
+    harmonics = model.child("spherical_harmonics")
+    cutoff = model.child("radial_embedding.cutoff_fn")
+    rules = {
+        "normalisation of its harmonics": (harmonics.setting("normalization", None), "component"),
+        "scaling of its harmonics' arguments": (harmonics.setting("normalize", None), True),
+        "radius of its cutoff function": (cutoff.number("r_max"), config.r_max),
+    }
+    if config.pair_repulsion:
+        p = int(model.child("pair_repulsion_fn").number("p"))
+        rules["exponent of its ZBL cutoff"] = (p, config.num_polynomial_cutoff)
+    for layer, product in enumerate(model.child("products").children()):
+        if config.is_residual(layer):
+            rules[f"skip connection of its layer {layer}"] = (product.setting("use_sc", None), True)
+    for what, (found, expected) in rules.items():
+        if found != expected:
+            raise Refused(f"the {what} is {found}; only {expected} is known here.")
+
+
 # --- hyper-parameters ---
 
 
@@ -93,6 +115,9 @@ def _read_config(model: Block) -> ModelConfig:
     radial = model.child("radial_embedding")
     last = model.child("readouts").children()[-1]
     heads = tuple(model.setting("heads", None) or ("Default",))
+    max_ell = len(model.child("spherical_harmonics").irreps("irreps_out")) - 1
+    if max_ell > LARGEST_ELL or any(type(head) is not str for head in heads):
+        raise Refused(f"it has harmonics up to l = {max_ell}, and heads {[shown(head) for head in heads]}.")
     channels, max_L = _hidden(products)
     edge_channels, edge_max_L = _edge_irreps(layers, channels, max_L)
     sizes = [_sizes(block.child("conv_tp_weights")) for block in layers]
@@ -110,7 +135,7 @@ def _read_config(model: Block) -> ModelConfig:
             else "none"
         ),
         apply_cutoff=bool(radial.setting("apply_cutoff", True)),
-        max_ell=len(model.child("spherical_harmonics").irreps("irreps_out")) - 1,
+        max_ell=max_ell,
         num_channels=channels,
         max_L=max_L,
         edge_channels=edge_channels,
@@ -158,6 +183,8 @@ def _sizes(network: Block) -> list[int]:
         raise Refused(f"its radial network {network.kind} is unknown here.")
     layers = [network.child(f"layer{i}") for i in range(len(network.modules))]
     for i, layer in enumerate(layers):
+        if layer.kind != "_Layer":
+            raise Refused(f"{layer.path} ({layer.kind}) is unknown here.")
         if (layer.setting("var_in", 1), layer.setting("var_out", 1)) != (1, 1):
             raise Refused(f"{layer.path} has variances other than 1.")
         if i < len(layers) - 1 and _activation(layer.child("act")) != "silu":

@@ -14,6 +14,8 @@ from torch import Tensor
 from mace_md.model.archive import Archive
 from mace_md.model.unpickle import Record, Refused, TensorRecord
 
+_DEEPEST = 30  # modules inside modules; real models have about 8
+
 
 class Block:
     """A module of the file, with its children, numbers and settings by name."""
@@ -21,6 +23,8 @@ class Block:
     def __init__(self, archive: Archive, record: Any, path: str):
         if type(record) is not Record:
             raise Refused(f"{path} is not a module but {shown(record)}; this is no complete MACE model.")
+        if path.count(".") > _DEEPEST:
+            raise Refused("its modules contain one another without end.")
         self.archive, self.record, self.path, self.kind = archive, record, path, record.kind
         self.modules = _as_dict(record.state.get("_modules"))
         self.tensors = {**_as_dict(record.state.get("_buffers")), **_as_dict(record.state.get("_parameters"))}
@@ -114,7 +118,7 @@ def count_scalars(irreps: list[tuple[int, int]]) -> int:
 def _tensor(value: Any, path: str) -> Tensor:
     """A number, a list of numbers, or a numpy scalar, as files of 2022-23 have them."""
     try:
-        if type(value) is list:
+        if type(value) is list and list not in map(type, value):
             return torch.stack([_tensor(item, path) for item in value])
         if type(value) is Record and value.name == "numpy.core.multiarray.scalar":
             value = _numpy_scalar(*value.args)

@@ -3,6 +3,7 @@
 import json
 import lzma
 import os
+import random
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -277,6 +278,7 @@ def module(archive, path: str) -> Record:
     ("radial_embedding.distance_transform", "mace.modules.radial.OtherTransform"),
     ("interactions.0.conv_tp_weights", "mace.modules.radial.RadialMLP"),
     ("interactions.1.linear_up", "e3nn.nn.Other"),
+    ("interactions.1.conv_tp_weights.layer0", "mace.modules.lora.LoRAFCLayer"),
 ])  # fmt: skip
 def test_unknown_blocks_are_refused_by_name(archive, path, name):
     module(archive, path).name = name
@@ -323,6 +325,20 @@ def test_another_normalisation_of_the_activation_is_refused(archive):
     assert "normalised by 1.5" in refused(archive)
 
 
+@pytest.mark.parametrize("path, setting, value, message", [
+    ("spherical_harmonics", "normalization", "norm", "component"),
+    ("products.1", "use_sc", False, "skip connection of its layer 1"),
+    ("radial_embedding.cutoff_fn", "r_max", 3.0, "radius of its cutoff function is 3.0"),
+    ("pair_repulsion_fn", "p", 9, "exponent of its ZBL cutoff is 9"),
+    ("interactions.0.conv_tp_weights.layer1", "var_in", 2, "variances"),
+])  # fmt: skip
+def test_settings_that_are_taken_for_granted_are_checked(archive, path, setting, value, message):
+    block = module(archive, path)
+    block.state["_buffers"].pop(setting, None)
+    block.state[setting] = value
+    assert message in refused(archive)
+
+
 def test_missing_and_misshapen_parts_are_refused(archive):
     contraction = module(archive, "products.0.symmetric_contractions.contractions.0")
     weight = contraction.state["_parameters"].pop("weights_max")
@@ -333,6 +349,36 @@ def test_missing_and_misshapen_parts_are_refused(archive):
     assert "numbers where its shape asks for" in refused(archive)
     del archive.root.state["_modules"]["products"]
     assert "no products" in refused(archive)
+
+
+def test_spoiled_records_never_escape(foreign_models, tmp_path):
+    """Whatever stands in the records: a model, or one clear line; never another exception."""
+    path = foreign_models / "last_readout.model"
+    rng = random.Random(5)
+    junk = [None, -1, 10**30, 1.5, "x", b"x", (), [[]], {}, Record("mace.modules.blocks.X"), True, float("nan")]
+    outcomes = set()
+    for _ in range(150):
+        archive = read_archive(path, path.read_bytes())
+        record = archive.root
+        for _ in range(rng.randrange(8)):
+            below = [child for child in record.state.get("_modules", {}).values() if type(child) is Record]
+            record = rng.choice(below) if below else record
+        for _ in range(3):
+            place = rng.choice([record.state, *(v for v in record.state.values() if type(v) is dict and v)])
+            place[rng.choice(list(place) or ["x"])] = rng.choice(junk)
+        try:
+            checkpoint._interpret_foreign(path, archive)
+            outcomes.add("read")
+        except InputError as error:
+            assert "\n" not in str(error)
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+def test_modules_that_contain_themselves_are_refused(archive):
+    readouts = module(archive, "readouts")
+    readouts.state["_modules"]["0"] = readouts
+    assert refused(archive)
 
 
 def test_files_without_a_whole_model_are_refused(tmp_path):
