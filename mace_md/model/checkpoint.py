@@ -25,7 +25,7 @@ from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.mace import MACE
 from mace_md.model.mace_torch import LARGEST_ELL, read_mace_torch
 from mace_md.model.unpickle import Refused
-from mace_md.model.zoo import PublishedModel, fetch, find_model
+from mace_md.model.zoo import PublishedModel, fetch, find_model, identify
 
 FORMAT_VERSION = 1
 _KEY = "mace_md"  # of the JSON text in the safetensors header
@@ -70,7 +70,9 @@ def load_model(
         raise InputError(f"dtype must be float32 or float64, got {dtype!r}")
     path, published = _find(name_or_path)
     config, state, info = _read_model(path)
+    published = published or identify(info.sha256)
     if published is not None:
+        _log.info("model %s: %s", published.name, published.licence_line())
         info = replace(info, **published.facts())
     _refuse_broken_weights(path, state)
     head = _choose_head(path, config, head)
@@ -113,6 +115,8 @@ def describe_model(path: str | Path) -> tuple[ModelConfig, ModelInfo, dict]:
     """Hyper-parameters, origin and training provenance of a model file, with all its heads; raises InputError."""
     path = Path(path).expanduser()
     config, _, info = _read_model(path)
+    published = identify(info.sha256)
+    info = replace(info, **published.facts()) if published else info
     content = _read(path)
     return config, info, _header(path, content).get("provenance", {}) if _is_own(content) else {}
 
@@ -129,7 +133,6 @@ def _find(name_or_path: str | Path) -> tuple[Path, PublishedModel | None]:
     if isinstance(name_or_path, Path) or looks_like_path:
         raise InputError(f"{path}: no such file")
     published = find_model(str(name_or_path))
-    _log.info("model %s: %s", published.name, published.licence_line())
     return fetch(published), published
 
 

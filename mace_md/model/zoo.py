@@ -233,6 +233,11 @@ def find_model(name: str) -> PublishedModel:
     raise InputError(f"{name}: neither a file nor the name of a published model. {hint}")
 
 
+def identify(sha256: str) -> PublishedModel | None:
+    """The published model whose file has this SHA-256, wherever the file lies and whatever it is called."""
+    return next((model for model in MODELS if model.sha256 == sha256), None)
+
+
 def cache_folder() -> Path:
     """Where fetched models are kept: $MACE_MD_CACHE, or mace-md in the user's cache folder. It need not exist."""
     if os.environ.get("MACE_MD_CACHE"):

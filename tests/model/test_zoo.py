@@ -163,6 +163,24 @@ def test_a_named_model_loads_with_its_licence(server, monkeypatch, tmp_path, for
     assert (info.level_of_theory, info.dispersion) == ("PBE", "not included")
 
 
+def test_a_published_file_is_known_by_its_hash(monkeypatch, tmp_path, foreign_models, caplog):
+    from mace_md.model.checkpoint import describe_model, load_model, save_model
+
+    content = (foreign_models / "last_readout.model").read_bytes()
+    model = replace(published("http://127.0.0.1:9/x.model", hashlib.sha256(content).hexdigest()), licence=ASL)
+    monkeypatch.setattr(zoo, "MODELS", (*MODELS, model))
+    path = tmp_path / "renamed.model"
+    path.write_bytes(content)
+    with caplog.at_level("INFO", logger="mace_md"):
+        loaded = load_model(path)
+    assert (loaded.info.name, loaded.info.licence) == ("test-model", ASL)
+    assert "no commercial use" in caplog.text
+    assert describe_model(path)[1].licence == ASL
+    assert load_model(save_model(loaded, tmp_path / "copy.mace")).info.licence == ASL, "a copy keeps its licence"
+    path.write_bytes((foreign_models / "off_L0.model").read_bytes())
+    assert load_model(path).info.licence == "unknown"
+
+
 # --- what is said ---
 
 
