@@ -255,7 +255,7 @@ class Evaluation {
                                 model_.table1 + tile * model_.table1_tile, t.rows, t.h_adjoint + tile * h_tile,
                                 sums_of(t, block, i), tile == 0);
         }
-      edge_forces(block, t, model_.density1 ? work_.density1 : nullptr, work_.scale1, t.a1, t.a1_adjoint);
+      edge_forces(block, t, model_.has_density1 ? work_.density1 : nullptr, work_.scale1, t.a1, t.a1_adjoint);
     });
   }
 
@@ -427,7 +427,7 @@ class Evaluation {
           conv1_reverse<ELL>(edges_of(i), work_.n_edges[i], model_.table0 + tile * model_.table0_tile, work_.scale0[i],
                              t.a1_adjoint + tile * a_tile, block.n, atom, sums_of(t, block, i), tile == 0);
         }
-      edge_forces(block, t, model_.density0 ? work_.density0 : nullptr, work_.scale0, a0, t.a1_adjoint);
+      edge_forces(block, t, model_.has_density0 ? work_.density0 : nullptr, work_.scale0, a0, t.a1_adjoint);
     });
   }
 

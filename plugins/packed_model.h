@@ -39,7 +39,7 @@ struct PackedModel {
 
   int channels, conv_channels, types, knots, mlp;
   int tiles_a, tiles_h, tiles_mlp;  // tiles of C, C2 and the readout
-  bool by_sender0, by_pair1, mix_by_type;
+  bool by_sender0, by_pair1, mix_by_type, has_density0, has_density1;
   int weights0, weights1;           // per type and channel
   const int32_t *program0, *program1;  // in the blob
 
@@ -80,8 +80,10 @@ struct PackedModel {
     Pieces pieces(base);
     table0 = pieces.take<Real>(table0_tile * tiles_a);
     table1 = pieces.take<Real>(table1_tile * tiles_h);
-    density0 = blob.count(kDensity0) ? pieces.take<Real>(blob.count(kDensity0)) : nullptr;
-    density1 = blob.count(kDensity1) ? pieces.take<Real>(blob.count(kDensity1)) : nullptr;
+    has_density0 = blob.count(kDensity0) > 0;
+    has_density1 = blob.count(kDensity1) > 0;
+    density0 = has_density0 ? pieces.take<Real>(blob.count(kDensity0)) : nullptr;
+    density1 = has_density1 ? pieces.take<Real>(blob.count(kDensity1)) : nullptr;
     w0 = pieces.take<Real>(int64_t{types} * tiles_a * weights0 * W);
     w1 = pieces.take<Real>(int64_t{types} * tiles_a * weights1 * W);
     const int64_t square = int64_t{tiles_a} * W * tiles_h * W;

@@ -51,8 +51,8 @@ struct Workspace {
     edges = pieces.take<Edge<ELL>>(d.n_candidates);
     geometry = pieces.take<EdgeGeometry>(d.n_candidates);
     n_edges = pieces.take<int32_t>(n);
-    density0 = pieces.take<Real>(model.density0 ? d.n_candidates : 0);
-    density1 = pieces.take<Real>(model.density1 ? d.n_candidates : 0);
+    density0 = pieces.take<Real>(model.has_density0 ? d.n_candidates : 0);
+    density1 = pieces.take<Real>(model.has_density1 ? d.n_candidates : 0);
     scale0 = pieces.take<Real>(n);
     scale1 = pieces.take<Real>(n);
     a0 = pieces.take<Real>(n * kA * a_tiles);
