@@ -23,7 +23,7 @@ from mace_md.md.production import Run, disk_explained
 from mace_md.md.reporters import write_topology
 from mace_md.md.restart import Checkpoint
 from mace_md.md.selfcheck import SelfCheck
-from mace_md.md.simulation import choose_platform, is_linear, make_simulation
+from mace_md.md.simulation import choose_platform, is_linear, make_simulation, numbers_stay_finite, warm_up
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure, read_structure
 from mace_md.md.system import make_system
@@ -49,7 +49,7 @@ def main(config: RunConfig) -> int:
         run = Run(config, structure, simulation, dynamics, _identity(config, structure, model), stop)
         if checkpoint is not None:
             run.accept(checkpoint)
-        with disk_explained(config.output):
+        with disk_explained(config.output), numbers_stay_finite("run"):
             open_folder(config.output, held)
             record = _describe(config, structure, model, simulation, check)
             try:
@@ -99,6 +99,7 @@ class LoadedModel:
     r_max: float  # A
     elements: list[int]  # atomic numbers it can be used for
     facts: dict[str, object]  # name, sha256, licence, level_of_theory, ...
+    path: str  # of the file it was read from
 
     @property
     def is_exported(self) -> bool:
@@ -109,10 +110,12 @@ def _load(config: RunConfig, structure: Structure) -> LoadedModel:
     """The model, after every check of the structure against it."""
     if is_potential_file(config.model):
         info = read_info(config.model)
-        model = LoadedModel(Path(config.model), info.r_max, sorted(set(info.atomic_numbers)), asdict(info))
+        elements = sorted(set(info.atomic_numbers))
+        model = LoadedModel(Path(config.model), info.r_max, elements, asdict(info), config.model)
     else:
         module = load_model(config.model, head=config.head, dtype=config.dtype)
-        model = LoadedModel(module, float(module.r_max), module.atomic_numbers.tolist(), asdict(module.info))
+        elements = module.atomic_numbers.tolist()
+        model = LoadedModel(module, float(module.r_max), elements, asdict(module.info), module.info.path)
     _say(_model_lines(config.model, model))
     preflight.check_elements(structure, model.elements, config.model)
     _say(preflight.check_charge_and_spin(structure, config.charge, config.spin, config.model))
@@ -193,15 +196,17 @@ def _prove(config: RunConfig, structure: Structure, model: LoadedModel, simulati
     """
     if config.check == "skip":
         log.info("self-check: skipped, as asked")
+        warm_up(simulation)
         return None
     reference = None if model.is_exported else load_model(config.model, head=config.head, dtype=torch.float64)
-    check = selfcheck.check_forces(
-        simulation.context,
-        reference,
-        structure.atomic_numbers,
-        force_limit=config.check_force_limit,
-        energy_limit=config.check_energy_limit,
-    )
+    with numbers_stay_finite("self-check"):
+        check = selfcheck.check_forces(
+            simulation.context,
+            reference,
+            structure.atomic_numbers,
+            force_limit=config.check_force_limit,
+            energy_limit=config.check_energy_limit,
+        )
     _say(check.lines())
     selfcheck.require(check)
     return check
@@ -219,7 +224,7 @@ def _identity(config: RunConfig, structure: Structure, model: LoadedModel) -> di
     """What must not change for --restart to continue the same run."""
     return {
         "structure (sha256)": sha256_of(structure.path),
-        "model (sha256)": model.facts.get("sha256") or model.facts.get("model_sha256"),
+        "model (sha256)": sha256_of(model.path),
     } | {name: getattr(config, name) for name in _IDENTITY}
 
 
@@ -227,7 +232,7 @@ def _describe(config, structure, model, simulation, check) -> dict[str, object]:
     """Write run.toml, run.json and the topology; returns the record, which gets the timings at the end."""
     record = collect_provenance(
         config,
-        inputs={"structure": structure.path},
+        inputs={"structure": structure.path, "model": model.path},
         model=model.facts,
         seed=config.seed,
         platform=simulation.context.getPlatform().getName(),

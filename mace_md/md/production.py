@@ -17,10 +17,10 @@ from mace_md.errors import CleanStop, InputError
 from mace_md.md.integrators import Dynamics
 from mace_md.md.reporters import Progress, Recorder
 from mace_md.md.restart import CURRENT, Checkpoint, check_files, check_identity, cut_files, load_into, save_checkpoint
-from mace_md.md.simulation import StepLoop, minimize, set_velocities
+from mace_md.md.simulation import StepLoop, forget_neighbours, minimize, set_velocities
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure
-from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
+from mace_md.units import ANGSTROM_TO_NM, EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
 
 log = logging.getLogger("mace_md")
 
@@ -185,6 +185,7 @@ class Run:
     def _save(self) -> None:
         sizes = {} if self.recorder is None else self.recorder.sizes()
         save_checkpoint(self.simulation, self.folder, phase=self.phase, sizes=sizes, identity=self.identity)
+        forget_neighbours(self.simulation, self.config.skin * ANGSTROM_TO_NM)
 
 
 class _EveryFewSeconds:

@@ -19,6 +19,7 @@ log = logging.getLogger("mace_md")
 
 LONGEST_SILENCE = 0.5  # s; signals and the clock are looked at this often
 ROUND_OF_ITERATIONS = 20
+WARM_UP_EVALUATIONS = 3
 GPU_PLATFORMS = ("CUDA", "HIP", "OpenCL")
 
 
@@ -214,22 +215,52 @@ def is_linear(positions: np.ndarray) -> bool:
     return len(positions) < 3 or bool(singular[1] < 1e-3 * singular[0])
 
 
+def warm_up(simulation: app.Simulation) -> None:
+    """Evaluate the force a few times: TorchScript profiles and rewrites a module in its first calls, which may change
+    the rounding of the later ones. A continued run then goes on with the numbers of the one it continues."""
+    for _ in range(WARM_UP_EVALUATIONS):
+        simulation.context.getState(energy=True, forces=True)
+
+
+def forget_neighbours(simulation: app.Simulation, skin: float) -> None:
+    """Make the force build its neighbour list anew at the present positions, by moving one atom away and back.
+
+    After a restart the list is new; without this it would be old in a run that was not interrupted, and sums over
+    neighbours in another order differ in their last digit. skin: of the list, nm.
+    """
+    context = simulation.context
+    positions = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    moved = np.array(positions)
+    moved[0] += 2 * skin
+    context.setPositions(moved)
+    context.getState(energy=True)
+    context.setPositions(positions)
+
+
 def temperature_of(kinetic_energy: float, num_dof: int) -> float:
     """Kinetic temperature (K) of `kinetic_energy` (kJ/mol)."""
     return 2 * kinetic_energy / (num_dof * BOLTZMANN_KJ_MOL_K) if num_dof else 0.0
 
 
+# What OpenMM's integrators and our neighbour list say when a simulation has blown up or its box has collapsed.
+_BLOWN_UP = (
+    "NaN", "not finite", "not a finite number", "not a usable number", "too far apart", "do not span a volume",
+    "too small for a cutoff",
+)  # fmt: skip
+
+
 @contextmanager
 def numbers_stay_finite(phase: str) -> Iterator[None]:
-    """Turn the exception OpenMM raises on numbers that are not finite into a SafetyStop that says what to do."""
+    """Turn the exceptions raised on a simulation that has blown up into a SafetyStop that says what to do."""
     try:
         yield
     except openmm.OpenMMException as error:
-        if "NaN" not in str(error):
+        if not any(words in str(error) for words in _BLOWN_UP):
             raise
+        reason = str(error).strip().rpartition("RuntimeError: ")[2].splitlines()[0]  # the last line is the cause
         raise SafetyStop(
-            f"{phase}: positions, energy or forces are no longer finite numbers ({error}). Atoms may overlap, the time "
-            "step may be too long, or the model is far from what it was trained on. Minimise (--minimize), take a "
+            f"{phase}: positions, energy or forces are no longer sensible numbers ({reason}). Atoms may overlap, the "
+            "time step may be too long, or the model is far from what it was trained on. Minimise (--minimize), take a "
             "shorter --timestep, and look at the last frames."
         ) from error
 

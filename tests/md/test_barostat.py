@@ -3,8 +3,8 @@
 import numpy as np
 import openmm
 import pytest
-from conftest import water_pdb
 from openmm import app
+from water_box import water_pdb
 
 from mace_md.errors import InputError
 from mace_md.md.barostat import choose_scaling, make_barostat

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, graphene, molecule
-from conftest import water_pdb
+from water_box import water_pdb
 
 from mace_md.errors import InputError
 from mace_md.md import preflight

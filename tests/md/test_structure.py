@@ -5,8 +5,8 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from conftest import water_pdb
 from openmm import app, unit
+from water_box import water_pdb
 
 from mace_md.errors import InputError
 from mace_md.md.molecules import find_molecules, minimum_image

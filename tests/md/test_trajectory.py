@@ -7,8 +7,8 @@ import ase.io
 import mdtraj
 import numpy as np
 import pytest
-from conftest import water_pdb
 from mdtraj.formats import XTCTrajectoryFile
+from water_box import water_pdb
 
 from mace_md.md import reporters
 from mace_md.md.reporters import LogTable, Progress, Row, write_topology
@@ -96,7 +96,7 @@ def test_extxyz_is_read_by_ase(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{root!r} + '/tests', {root!r} + '/tests/md']
 from test_trajectory import frames
 from mace_md.md.structure import read_structure
 from mace_md.md.trajectory import open_trajectory
@@ -114,10 +114,10 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("kind", ["dcd", "xtc", "extxyz"])
-def test_full_disk_leaves_whole_frames(tmp_path, kind):
+def test_full_disk_leaves_whole_frames(tmp_path, repository, kind):
     pdb = water_pdb(tmp_path / "w.pdb", per_side=2)
     path = tmp_path / f"t.{kind}"
-    script = FULL_DISK.format(tests=str(__file__.rpartition("/")[0]), structure=str(pdb), kind=kind, path=str(path))
+    script = FULL_DISK.format(root=str(repository), structure=str(pdb), kind=kind, path=str(path))
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     count, size, name = run.stdout.split()
     assert int(count) > 0
