@@ -8,8 +8,8 @@ For a fixed list of elements much of MACE is linear algebra on constants, which 
   nothing in between, so each pair becomes one matrix;
 - product weights and coupling coefficients become one weight for each monomial.
 
-`FoldedMACE` is the definition of what the native kernels compute, their fallback and their oracle. docs/theory.md has the
-algebra. Models that do not have this form raise `CannotFold`, which names the reason.
+`FoldedMACE` is the definition of what the native kernels compute, their fallback and their oracle. docs/theory.md has
+the algebra. Models that do not have this form raise `CannotFold`, which names the reason.
 """
 
 from __future__ import annotations
