@@ -10,7 +10,7 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from mace_md.model.artifact import (
     PotentialInfo,
     is_potential_file,
     load_potential,
+    load_script,
     read_info,
     resolve_model,
     script_potential,
 )
 from mace_md.model.potential import DEFAULT_SKIN, checked_atoms, make_potential
+from mace_md.ops.energy_forces import load_library
 
 _log = logging.getLogger("mace_md")
 
@@ -81,9 +83,13 @@ def make_force(
         periodic = _is_periodic(topology)
     particles: list[int] = []  # all
     if not isinstance(model, torch.nn.Module) and is_potential_file(model):
-        _refuse_other_options(head=head, dtype=dtype, atoms=atoms, kernels=None if kernels == "auto" else kernels)
-        _refuse_other_atoms(Path(model), read_info(model), atomic_numbers, periodic)
-        potential, info = load_potential(model)
+        info = read_info(model)
+        wanted = {"head": head, "atoms": None if atoms is None else tuple(int(i) for i in atoms)}
+        wanted |= {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
+        wanted |= {"kernels": None if kernels == "auto" else kernels}
+        _refuse_other_options(Path(model), info, wanted)
+        _refuse_other_atoms(Path(model), info, atomic_numbers, periodic)
+        potential = load_potential(model)[0]
         chosen = f"{info.kernels} kernels (chosen at export)"
     else:
         model = resolve_model(model, head=head, dtype=dtype)
@@ -116,11 +122,22 @@ def require_openmmtorch() -> None:
     if importlib.util.find_spec("openmmtorch") is None:
         raise InputError(f"OpenMM-Torch is not installed. {_INSTALL}, or use the backend 'python'")
     try:
-        # it says on either stream that simtk.openmm is deprecated
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with _silent_logging():  # it warns that simtk.openmm, which it imports, is deprecated
             import openmmtorch  # noqa: F401
     except (ImportError, OSError) as error:
         raise InputError(f"OpenMM-Torch cannot be loaded ({error}). {_INSTALL}, or use the backend 'python'") from None
+
+
+@contextlib.contextmanager
+def _silent_logging() -> Iterator[None]:
+    root, before, handler = logging.getLogger(), logging.root.manager.disable, logging.NullHandler()
+    root.addHandler(handler)  # without one, logging.warning would configure the root logger for good
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        root.removeHandler(handler)
 
 
 def torch_forces(system: openmm.System) -> list[int]:
@@ -197,11 +214,19 @@ class PythonPotential:
         content = io.BytesIO()
         module = self.potential
         torch.jit.save(module if isinstance(module, torch.jit.ScriptModule) else script_potential(module), content)
-        return {"device": self.device, "periodic": self.periodic, "potential": content.getvalue()}
+        native = hasattr(module, "blob")
+        return {
+            "device": self.device,
+            "periodic": self.periodic,
+            "native": native,
+            "potential": content.getvalue(),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.device, self.periodic = state["device"], state["periodic"]
-        self.potential = torch.jit.load(io.BytesIO(state["potential"]), map_location=self.device).eval()
+        if state["native"]:
+            load_library()
+        self.potential = load_script(io.BytesIO(state["potential"]), self.device)
 
 
 # ------------------------------------------------------------------------------------------------ input
@@ -229,10 +254,13 @@ def _is_periodic(topology: Any) -> bool:
     return topology.getPeriodicBoxVectors() is not None
 
 
-def _refuse_other_options(**options: Any) -> None:
-    given = [key for key, value in options.items() if value is not None]
-    if given:
-        raise InputError(f"{', '.join(given)} cannot be chosen for an exported potential; export it again with them")
+def _refuse_other_options(path: Path, info: PotentialInfo, wanted: dict[str, Any]) -> None:
+    for option, value in wanted.items():
+        if value is not None and value != getattr(info, option):
+            raise InputError(
+                f"{path} was exported with {option} {getattr(info, option)!r}, which is fixed in it; "
+                f"export it again with {value!r}"
+            )
 
 
 def _refuse_other_atoms(path: Path, info: PotentialInfo, atomic_numbers: list[int], periodic: bool) -> None:

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from mace_md.model.potential import (
     make_potential,
     model_dtype,
 )
+from mace_md.ops.energy_forces import load_library
 from mace_md.provenance import versions, write_atomically
 from mace_md.units import EV_TO_KJ_MOL
 
@@ -110,7 +111,7 @@ def export_potential(
     extra = {_METADATA: json.dumps(dataclasses.asdict(info), indent=1)}
     torch.jit.save(script_potential(potential), content, _extra_files=extra)
     content.seek(0)
-    _compare(potential, torch.jit.load(content), info, positions, box)
+    _compare(potential, load_script(content), info, positions, box)
     write_atomically(path, content.getvalue())
     return info
 
@@ -158,7 +159,7 @@ def load_potential(
     info = read_info(path)
     _load_ops(info)
     try:
-        return torch.jit.load(str(path), map_location=device).eval(), info
+        return load_script(str(path), device), info
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: torch {torch.__version__} cannot load it ({reason}); export it again") from None
@@ -169,6 +170,14 @@ def script_potential(potential: nn.Module) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
         return torch.jit.script(potential.eval())
+
+
+def load_script(file: str | BinaryIO, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:
+    """A scripted potential from a file, in evaluation mode. Raises what torch.jit.load raises."""
+    module = torch.jit.load(file, map_location=device).eval()
+    if hasattr(module, "state"):  # the native op grows it, which memory that belongs to a file cannot
+        module.state = module.state.clone()
+    return module
 
 
 def describe(
@@ -246,13 +255,9 @@ def _metadata_text(path: Path) -> str | None:
 def _load_ops(info: PotentialInfo) -> None:
     if info.ops:
         try:
-            from mace_md.ops.energy_forces import load_library
-        except ImportError:
-            raise InputError(
-                "this potential was exported with the native kernels, which are not installed here; "
-                "export it again with kernels='reference', or install them"
-            ) from None
-        load_library()
+            load_library()
+        except InputError as error:
+            raise InputError(f"this potential was exported with the native kernels, and here {error}") from None
 
 
 # -------------------------------------------------------------------------------------------------- the check
@@ -270,7 +275,7 @@ def _compare(
     if info.periodic and cell is None:
         raise InputError("a periodic potential is checked with positions and a box; box is missing")
     arguments: list[Any] = [torch.as_tensor(np.array(cell), dtype=torch.float64)] if info.periodic else []
-    frozen = torch.jit.freeze(loaded.eval())
+    frozen = torch.jit.freeze(loaded)
     generator = torch.Generator().manual_seed(0)
     for call in range(3):
         moved = x.double() + 1e-3 * call * torch.randn(x.shape, generator=generator, dtype=torch.float64)

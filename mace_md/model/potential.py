@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from mace_md.errors import InputError
 from mace_md.model.build import select_species
+from mace_md.model.folded import CannotFold, fold
 from mace_md.model.mace import MACE
-from mace_md.ops.neighbor_list import VerletList
+from mace_md.ops.energy_forces import energy_forces, load_library, new_state
+from mace_md.ops.neighbor_list import VerletList, check_cell, check_positions
+from mace_md.ops.packing import pack
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 DEFAULT_SKIN = 0.5  # A; liquid water at 300 K then rebuilds its list every 15 to 40 steps
@@ -82,8 +85,9 @@ class Potential(nn.Module):
         self.n_particles = len(atomic_numbers)
         self.subset = atoms is not None
         self.periodic = bool(periodic)
+        self.r_max = float(model.r_max)
         self.energy_and_derivative = EdgeDerivative(model.eval())
-        self.neighbors = VerletList(float(model.r_max), skin, self.periodic)
+        self.neighbors = VerletList(self.r_max, skin, self.periodic)
         species = species_of(model, [atomic_numbers[i] for i in indices])
         self.register_buffer("atoms", torch.tensor(indices, dtype=torch.int64))
         self.register_buffer("species", species)
@@ -99,19 +103,17 @@ class Potential(nn.Module):
         and ignored otherwise. Raises RuntimeError for another number of particles, a missing box, and positions or
         boxes that the neighbour list refuses.
         """
-        if positions.size(0) != self.n_particles:
-            raise RuntimeError(
-                f"this potential was made for {self.n_particles} particles, the system has {positions.size(0)}"
-            )
+        check_particles(positions, self.n_particles, box, self.periodic)
         x = positions.detach().to(torch.float64) * self.angstrom_per_nm
         if self.subset:
             x = x.index_select(0, self.atoms)
         cell = torch.zeros([3, 3], dtype=torch.float64, device=x.device)
-        if self.periodic:
-            if box is None:
-                raise RuntimeError("this potential is periodic, but it was given no box")
+        if self.periodic and box is not None:
             cell = box.detach().to(torch.float64) * self.angstrom_per_nm
 
+        check_positions(x, self.r_max)
+        if self.periodic:
+            check_cell(cell, self.r_max)
         edge_index, vectors = self.neighbors(x, cell)
         energy, derivative = self.energy_and_derivative(vectors, self.species, edge_index, self.head)
 
@@ -124,6 +126,52 @@ class Potential(nn.Module):
             forces = torch.zeros([self.n_particles, 3], dtype=torch.float64, device=x.device)
             forces = forces.index_copy(0, self.atoms, on_atoms)
         return energy.sum() * self.kj_mol_per_ev, forces.to(positions.dtype).contiguous()
+
+
+class NativePotential(nn.Module):
+    """What `Potential` is, by the native op: folded model, neighbour list and forces in one call, on the CPU."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        atomic_numbers: Sequence[int],
+        periodic: bool,
+        atoms: Sequence[int] | None = None,
+        skin: float = DEFAULT_SKIN,
+    ) -> None:
+        """Arguments as for `Potential`. Raises InputError, with the reason, when the kernels cannot run this model."""
+        super().__init__()
+        load_library()
+        indices = checked_atoms(atoms, len(atomic_numbers))
+        try:
+            folded = fold(model)
+        except CannotFold as error:
+            raise InputError(str(error)) from None
+        types = torch.full([len(atomic_numbers)], -1, dtype=torch.int32)
+        types[indices] = species_of(model, [atomic_numbers[i] for i in indices]).to(torch.int32)
+        self.n_particles = len(atomic_numbers)
+        self.periodic = bool(periodic)
+        self.register_buffer("types", types)
+        self.register_buffer("blob", pack(folded, dtype=model_dtype(model), skin=skin))
+        self.register_buffer("state", new_state(), persistent=False)
+
+    def forward(self, positions: Tensor, box: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
+        """As `Potential.forward`."""
+        check_particles(positions, self.n_particles, box, self.periodic)
+        x = positions.detach().contiguous()
+        cell: Optional[Tensor] = None
+        if self.periodic and box is not None:
+            cell = box.detach()
+        energy, forces, _ = energy_forces(x, cell, self.types, self.blob, self.state)
+        return energy, forces
+
+
+def check_particles(positions: Tensor, n_particles: int, box: Optional[Tensor], periodic: bool) -> None:
+    """Raise RuntimeError for another number of particles than the potential was made for, and for a missing box."""
+    if positions.size(0) != n_particles:
+        raise RuntimeError(f"this potential was made for {n_particles} particles, the system has {positions.size(0)}")
+    if periodic and box is None:
+        raise RuntimeError("this potential is periodic, but it was given no box")
 
 
 class KernelChoice(NamedTuple):
@@ -142,38 +190,28 @@ def make_potential(
     skin: float = DEFAULT_SKIN,
     kernels: str = "auto",
 ) -> tuple[nn.Module, KernelChoice]:
-    """A scriptable potential with `Potential`'s forward, and which kernels it uses.
+    """A scriptable potential, and which kernels it uses. `model` is copied.
 
-    kernels: "reference" (plain PyTorch), "native" (the compiled op, InputError when it cannot), or "auto" (native where
-    it can, reference otherwise). This function is the only place where that is decided. `model` is copied.
+    kernels: "reference" (`Potential`, plain PyTorch), "native" (`NativePotential`, InputError when it cannot), or
+    "auto": native where it can, on machines without a GPU. This function is the only place where that is decided.
     """
     if kernels not in ("auto", "native", "reference"):
         raise InputError(f"kernels is 'auto', 'native' or 'reference', not {kernels!r}")
     indices = checked_atoms(atoms, len(atomic_numbers))
     model = _for_elements(model, [atomic_numbers[i] for i in indices])
-    chosen = KernelChoice("reference", "asked for")
-    if kernels != "reference":
-        native, chosen = _native_potential(model, atomic_numbers, periodic, atoms, skin)
-        if native is not None:
-            return native, chosen
-        if kernels == "native":
-            raise InputError(f"the native kernels cannot run this: {chosen.reason}. Use kernels='reference' or 'auto'")
-    return Potential(model, atomic_numbers, periodic, atoms, skin), chosen
-
-
-def _native_potential(
-    model: nn.Module, atomic_numbers: Sequence[int], periodic: bool, atoms: Sequence[int] | None, skin: float
-) -> tuple[nn.Module | None, KernelChoice]:
-    """The hook of the native op: `mace_md.ops.energy_forces.native_potential`, which raises InputError if it cannot."""
-    try:
-        from mace_md.ops.energy_forces import native_potential
-    except ImportError:
-        return None, KernelChoice("reference", "the native kernels are not installed")
-    try:
-        potential = native_potential(model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin)
-    except InputError as error:
-        return None, KernelChoice("reference", str(error))
-    return potential, KernelChoice("native", "fits this model and machine")
+    if kernels == "auto" and torch.cuda.is_available():
+        choice = KernelChoice("reference", "the native kernels are for CPUs, and there is a GPU")
+    elif kernels == "reference":
+        choice = KernelChoice("reference", "asked for")
+    else:
+        try:
+            native = NativePotential(model, atomic_numbers, periodic, atoms, skin)
+            return native, KernelChoice("native", "asked for" if kernels == "native" else "they can run this model")
+        except InputError as error:
+            if kernels == "native":
+                raise InputError(f"the native kernels cannot run this model: {error}") from None
+            choice = KernelChoice("reference", str(error))
+    return Potential(model, atomic_numbers, periodic, atoms, skin), choice
 
 
 def _for_elements(model: nn.Module, atomic_numbers: Sequence[int]) -> nn.Module:

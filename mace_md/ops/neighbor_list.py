@@ -39,16 +39,13 @@ def neighbor_list(positions: Tensor, cell: Tensor, periodic: bool, cutoff: float
     integers S in the dtype of `positions`, with |r_receiver - r_sender + S @ cell| < cutoff. An atom is a neighbour of
     itself only for S != 0.
 
-    Raises RuntimeError (torch.jit.Error when scripted) for positions that are NaN, infinite or too large to have a
-    distance, for a cell without volume, and for one that is absurdly small against the cutoff.
+    Raises what `check_positions` and `check_cell` raise.
     """
     x = positions.detach().to(torch.float64)
     box = cell.detach().to(torch.float64)
-    if not bool(torch.isfinite(x).all()):
-        bad = int(torch.nonzero(~torch.isfinite(x).all(dim=1))[0].item())
-        raise RuntimeError(f"position of atom {bad} is not a finite number")
-    if not cutoff > 0.0:
-        raise RuntimeError(f"cutoff has to be positive, got {cutoff}")
+    check_positions(x, cutoff)
+    if periodic:
+        check_cell(box, cutoff)
     if x.size(0) == 0:
         empty = torch.zeros([2, 0], dtype=torch.int64, device=x.device)
         return empty, torch.zeros([0, 3], dtype=positions.dtype, device=x.device)
@@ -66,13 +63,38 @@ def neighbor_list(positions: Tensor, cell: Tensor, periodic: bool, cutoff: float
     return edge_index, shifts.to(positions.dtype)
 
 
-def _inverse_and_heights(box: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse of the cell, and the distances [3] between its opposite faces."""
+def check_positions(x: Tensor, cutoff: float) -> None:
+    """Raise RuntimeError (torch.jit.Error when scripted) for positions [n_atoms, 3] (float64, A) that are not finite,
+    or so large that their distances are unknown.
+
+    Modules that are frozen call this from their own forward: TorchScript 2.12 reads freed memory when an exception
+    leaves a method of a submodule of a frozen module.
+    """
+    reach = 2.0**49 * cutoff  # beyond, neighbouring float64 numbers are a good part of a cutoff apart
+    if x.size(0) > 0 and not bool((x.abs() < reach).all()):  # also for NaN
+        bad = int(torch.nonzero(~(x.abs() < reach).all(dim=1))[0].item())
+        values: list[float] = x[bad].tolist()
+        raise RuntimeError(f"position of atom {bad} is not a usable number: {values} A")
+
+
+def check_cell(box: Tensor, cutoff: float) -> None:
+    """Raise RuntimeError for a cell [3, 3] (float64, A) without volume, or absurdly small against the cutoff (A)."""
     volume = float(torch.linalg.det(box).abs().item())
     longest = float(torch.linalg.norm(box, dim=1).max().item())
-    if not volume > 1e-9 * longest**3:  # also catches NaN
+    if not volume > 1e-9 * longest**3:  # also for NaN
         vectors: list[float] = box.reshape(-1).tolist()
         raise RuntimeError(f"the box vectors {vectors} (A, one after the other) do not span a volume")
+    images = int((2.0 * torch.ceil(cutoff * _margin() / _inverse_and_heights(box)[1]) + 1.0).prod().item())
+    if images > _most_images():
+        sides: list[float] = box.reshape(-1).tolist()
+        raise RuntimeError(
+            f"the box vectors {sides} (A, one after the other) are too short for a cutoff of {cutoff} A: "
+            f"{images} images of each atom are in reach. Is the box in the right unit?"
+        )
+
+
+def _inverse_and_heights(box: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse of the cell, and the distances [3] between its opposite faces."""
     inverse = torch.linalg.inv(box)
     return inverse, 1.0 / torch.linalg.norm(inverse, dim=0)
 
@@ -102,13 +124,6 @@ def _all_pairs_nearest_image(x: Tensor, box: Tensor, inverse: Tensor, cutoff: fl
 
 def _periodic_cells(x: Tensor, box: Tensor, inverse: Tensor, heights: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     reach = cutoff * _margin()
-    images = int((2.0 * torch.ceil(reach / heights) + 1.0).prod().item())
-    if images > _most_images():
-        distances: list[float] = heights.tolist()
-        raise RuntimeError(
-            f"the box, {distances} A between opposite faces, is too small for a cutoff of {cutoff} A: "
-            f"{images} images of each atom. Is the box in the right unit?"
-        )
     # Cells of half a cutoff: 125 of them hold 1.7 times fewer strangers than 27 of a whole cutoff do.
     counts = torch.floor(2.0 * heights / reach).clamp(min=1.0, max=2.0**20)  # three times 20 bits fit int64
     layers = torch.ceil(reach * counts / heights).to(torch.int64)  # how many cells away a neighbour can be
@@ -123,10 +138,7 @@ def _periodic_cells(x: Tensor, box: Tensor, inverse: Tensor, heights: Tensor, cu
 
 def _open_cells(x: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     reach = cutoff * _margin()
-    from_corner = (x - x.min(dim=0).values) / (0.5 * reach)
-    if not float(from_corner.max().item()) < 2.0**50:  # beyond, neighbouring float64 numbers are a cell apart
-        raise RuntimeError("positions are too far apart for their distances to be known")
-    coarse = torch.floor(from_corner).to(torch.int64)
+    coarse = torch.floor((x - x.min(dim=0).values) / (0.5 * reach)).to(torch.int64)
     axes = [_close_gaps(coarse[:, 0]), _close_gaps(coarse[:, 1]), _close_gaps(coarse[:, 2])]
     bins = torch.stack(axes, dim=1) + 2  # two free layers on either side: a step to a neighbour stays inside
     number = bins.max(dim=0).values + 3

@@ -1,6 +1,7 @@
 """potential.pt: what is written is what was asked for, is checked, and is read without running it."""
 
 import dataclasses
+import functools
 import json
 import zipfile
 
@@ -11,9 +12,11 @@ from small_model import cluster, small_model
 
 from mace_md.errors import InputError
 from mace_md.model import artifact
-from mace_md.model.artifact import export_potential, is_potential_file, load_potential, read_info
+from mace_md.model.artifact import is_potential_file, load_potential, read_info
 from mace_md.model.potential import make_potential
 from mace_md.units import EV_TO_KJ_MOL
+
+export_potential = functools.partial(artifact.export_potential, kernels="reference")
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +50,19 @@ def test_loaded_is_the_potential(exported):
     torch.testing.assert_close(found[1], expected[1], atol=1e-8, rtol=0)
 
 
-def test_subset_dtype_and_given_positions(tmp_path):
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_subset_dtype_and_given_positions(tmp_path, kernels):
     numbers, positions = cluster(9)
     path = tmp_path / "p.pt"
     info = export_potential(
-        small_model(), numbers, path, periodic=False, atoms=[1, 4], dtype="float32", positions=positions / 10
+        small_model(),
+        numbers,
+        path,
+        periodic=False,
+        atoms=[1, 4],
+        dtype="float32",
+        positions=positions / 10,
+        kernels=kernels,
     )
     assert info.atoms == (1, 4) and info.dtype == "float32"
     forces = load_potential(path)[0](torch.as_tensor(positions / 10))[1]
@@ -86,7 +97,9 @@ def test_a_deviating_script_is_caught(tmp_path, monkeypatch):
     monkeypatch.setattr(artifact, "script_potential", wrong)
     numbers, positions = cluster(8)
     with pytest.raises(RuntimeError, match="scripted potential deviates"):
-        export_potential(small_model(), numbers, tmp_path / "p.pt", periodic=False, positions=positions / 10)
+        export_potential(
+            small_model(), numbers, tmp_path / "p.pt", periodic=False, positions=positions / 10, kernels="reference"
+        )
     assert not list(tmp_path.iterdir())
 
 

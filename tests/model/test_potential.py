@@ -177,7 +177,7 @@ def test_wrong_calls_are_loud():
         potential(nm(positions))
     positions[2, 1] = np.nan
     for module in (potential, torch.jit.script(potential)):
-        with pytest.raises((RuntimeError, torch.jit.Error), match="position of atom 2 is not a finite number"):
+        with pytest.raises((RuntimeError, torch.jit.Error), match="position of atom 2 is not a usable number"):
             module(nm(positions), nm(TRICLINIC))
 
 

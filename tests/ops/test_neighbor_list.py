@@ -185,7 +185,7 @@ def test_positions_that_are_not_numbers_are_loud(bad, periodic):
     positions = torch.zeros(3, 3)
     positions[1, 2] = bad
     for function in (neighbor_list, torch.jit.script(neighbor_list)):
-        with pytest.raises((RuntimeError, torch.jit.Error), match="position of atom 1 is not a finite number"):
+        with pytest.raises((RuntimeError, torch.jit.Error), match="position of atom 1 is not a usable number"):
             function(positions, torch.eye(3) * 10, periodic, 3.0)
 
 
@@ -196,7 +196,7 @@ def test_a_bad_box_is_loud():
         neighbor_list(positions, flat, True, 3.0)
     with pytest.raises(RuntimeError, match="Is the box in the right unit"):
         neighbor_list(positions, torch.eye(3) * 0.1, True, 5.0)
-    with pytest.raises(RuntimeError, match="too far apart"):
+    with pytest.raises(RuntimeError, match="position of atom 1 is not a usable number"):
         neighbor_list(torch.linspace(0, 1e30, 600)[:, None].expand(600, 3), flat, False, 5.0)
 
 
@@ -309,7 +309,7 @@ def test_a_list_is_rebuilt_for_other_atoms_and_nan_is_loud():
     assert verlet(torch.tensor([[0.0, 0, 0], [1.0, 0, 0]]), cell)[0].shape == (2, 2)
     assert verlet(torch.zeros(0, 3), cell)[0].shape == (2, 0)
     verlet(torch.tensor([[0.0, 0, 0], [1.0, 0, 0]]), cell)
-    with pytest.raises(RuntimeError, match="atom 1 is not a finite number"):
+    with pytest.raises(RuntimeError, match="atom 1 is not a usable number"):
         verlet(torch.tensor([[0.0, 0, 0], [float("nan"), 0, 0]]), cell)
 
 
