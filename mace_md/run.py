@@ -40,6 +40,8 @@ def main(config: RunConfig) -> int:
     with held_log() as held, StopRequest(config.max_hours) as stop:
         checkpoint = _claim(config)
         config = replace(config, seed=_seed(config, checkpoint))
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         structure = _read(config)
         model = _load(config, structure)
         dynamics = _dynamics(config, structure)

@@ -24,9 +24,10 @@ RELATIVE_FORCE_LIMIT = 1e-5
 SLOPE_LIMIT_FACTOR = 10.0
 DISPLACEMENT = 0.01  # A; error of the five-point formula about 1e-5 eV/A for a stretched bond
 NUM_PROBES = 3
-# Plain PyTorch in float64 needs about 1 MB for each edge-rich atom: whole systems up to here, beyond it single atoms.
-MAX_WHOLE_ATOMS = 600
-EDGES_AT_ONCE = 20_000
+# Plain PyTorch in float64 keeps about this many tensors of a message's size, (max_ell + 1)^2 numbers a channel for
+# each edge, until the derivative is taken. What does not fit into the memory given here is compared piece by piece.
+TENSORS_PER_EDGE = 12
+MEMORY = 2e9  # bytes
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def check_forces(
     energy_deviation, compared, expected = None, probes[:0], forces[:0]
     if model is not None:
         reference = _Reference(model, atomic_numbers, positions * NM_TO_ANGSTROM, box)
-        if len(positions) <= MAX_WHOLE_ATOMS:
+        if reference.fits:
             compared = np.arange(len(positions))
             expected_energy, expected = reference.whole()
             energy_deviation = abs(energy - expected_energy)
@@ -202,29 +203,40 @@ class _Reference:
         free_atoms = float(self.model.atomic_energies[0, self.species].sum())
         return float(prediction.energy[0]) - free_atoms, prediction.forces.numpy()
 
+    @property
+    def fits(self) -> bool:
+        """Whether the whole system can be evaluated at once."""
+        return self.edge_index.shape[1] <= self._edges_at_once()
+
+    def _edges_at_once(self) -> int:
+        config = self.model.config
+        return int(MEMORY / (8 * TENSORS_PER_EDGE * config.num_channels * (config.max_ell + 1) ** 2))
+
     def force_on(self, probe: int) -> np.ndarray:
         """The force [3] on one atom from the energies of all atoms that see it.
 
         An atom sees as many neighbour shells as the model has layers, L. So the energies needed are those within L
-        shells of the probe, and each needs the edges towards atoms within L - 1 shells of it: small pieces of any
-        system, one after the other.
+        shells of the probe, and each needs the edges towards atoms within L - 1 shells of it: a piece of the system
+        whose size does not grow with the system.
         """
         layers = self.model.config.num_interactions
         energies = np.flatnonzero(self._shells([probe], layers) <= layers)
-        position = self.positions[probe].clone().requires_grad_(True)
-        force = torch.zeros(3, dtype=torch.float64)
-        edges_each = max(1, self.edge_index.shape[1] // len(self.species)) ** layers
-        at_once = max(1, EDGES_AT_ONCE // edges_each)
-        for start in range(0, len(energies), at_once):
-            atoms = energies[start : start + at_once]
-            energy = self._energy_of(atoms, layers, probe, position)
-            if energy.requires_grad:
-                force -= torch.autograd.grad(energy, position)[0]
-        return force.numpy()
+        energies = energies[np.argsort(self.positions[energies, 0].numpy())]  # halves of it are then compact
+        return self._force_from(energies, layers, probe).numpy()
 
-    def _energy_of(self, atoms: np.ndarray, layers: int, probe: int, position: torch.Tensor) -> torch.Tensor:
+    def _force_from(self, atoms: np.ndarray, layers: int, probe: int) -> torch.Tensor:
+        """-dE/dr of the probe, E the sum of the energies of `atoms`; in halves when that is too much at once."""
         near = torch.as_tensor(self._shells(atoms.tolist(), layers - 1) <= layers - 1)
         edges = torch.nonzero(near[self.edge_index[1]]).squeeze(1)
+        if len(edges) > self._edges_at_once() and len(atoms) > 1:
+            half = len(atoms) // 2
+            return sum(self._force_from(part, layers, probe) for part in (atoms[:half], atoms[half:]))
+        position = self.positions[probe].clone().requires_grad_(True)
+        energy = self._energy_of(atoms, edges, probe, position)
+        return -torch.autograd.grad(energy, position)[0] if energy.requires_grad else torch.zeros_like(position)
+
+    def _energy_of(self, atoms: np.ndarray, edges: torch.Tensor, probe: int, position: torch.Tensor) -> torch.Tensor:
+        """Sum of the energies of `atoms` from these edges alone, with the probe at `position`."""
         nodes, local = torch.unique(
             torch.cat([self.edge_index[:, edges].flatten(), torch.as_tensor(atoms)]), return_inverse=True
         )
