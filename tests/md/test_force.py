@@ -182,10 +182,11 @@ def test_a_potential_file_makes_the_same_force(tmp_path):
     export_potential(small_model(), NUMBERS, path, periodic=True, kernels="reference", overwrite=True)
     swapped = [NUMBERS[0], 14, *NUMBERS[2:]]
     for wrong, match in (
+        ({"kernels": "native"}, "exported with kernels 'reference'"),
         ({"topology": NUMBERS[:-1]}, "made for 12 particles, this system has 11"),
         ({"topology": swapped}, "at atom 1 .counted from 0., this system has 14 there"),
         ({"periodic": False}, "made for a periodic box, this system has no periodic box"),
-        ({"dtype": "float32"}, "dtype cannot be chosen for an exported potential"),
+        ({"dtype": "float32"}, "exported with dtype 'float64', which is fixed"),
     ):
         with pytest.raises(InputError, match=match):
             make_force(**({"topology": NUMBERS, "model": path, "periodic": True} | wrong))
