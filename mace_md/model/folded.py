@@ -85,6 +85,7 @@ class FoldedMACE(nn.Module):
         self.hidden0, self.hidden1 = RadialHidden(model, first), RadialHidden(model, second)
         self.has_density0, self.has_density1 = first.density, second.density
         self.path_sum: PathSum = second.convolution.path_sum
+        self.num_paths = second.convolution.num_paths
         self.radial0_by_sender = first.residual
         self.radial1_by_pair = config.distance_transform != "none"
         self._fold_layer_1(model)
@@ -223,7 +224,7 @@ class FoldedMACE(nn.Module):
     ) -> Tensor:
         """A of layer 2, [n_atoms, (max_ell + 1)^2, C]."""
         hidden, edge_density = self.hidden1(r, species[sender], species[receiver])
-        R = (hidden @ self.radial1_weight).reshape(r.shape[0], -1, self.edge_channels)
+        R = (hidden @ self.radial1_weight).reshape(-1, self.num_paths, self.edge_channels)
         messages = self.path_sum(H, Y, R, sender, receiver)
         mixed = []
         for l, weight in enumerate(self.W_a):
@@ -255,7 +256,7 @@ class FoldedMACE(nn.Module):
     def radial1(self, r: Tensor, pair: Tensor) -> Tensor:
         """Radial functions of layer 2, [n, n_paths, C2]; arguments as for `radial0`."""
         hidden, _ = self.hidden1(r.unsqueeze(1), pair % self.n_species, pair // self.n_species)
-        return (hidden @ self.radial1_weight).reshape(len(r), -1, self.edge_channels)
+        return (hidden @ self.radial1_weight).reshape(-1, self.num_paths, self.edge_channels)
 
     @torch.jit.unused
     def density(self, layer: int, r: Tensor, pair: Tensor) -> Tensor:

@@ -192,8 +192,9 @@ def make_potential(
 ) -> tuple[nn.Module, KernelChoice]:
     """A scriptable potential, and which kernels it uses. `model` is copied.
 
-    kernels: "reference" (`Potential`, plain PyTorch), "native" (`NativePotential`, InputError when it cannot), or
-    "auto": native where it can, on machines without a GPU. This function is the only place where that is decided.
+    kernels: "reference" (`Potential`, PyTorch, of the folded model where there is one), "native" (`NativePotential`,
+    InputError when it cannot), or "auto": native where it can, on machines without a GPU. This function is the only
+    place where that is decided.
     """
     if kernels not in ("auto", "native", "reference"):
         raise InputError(f"kernels is 'auto', 'native' or 'reference', not {kernels!r}")
@@ -211,7 +212,19 @@ def make_potential(
             if kernels == "native":
                 raise InputError(f"the native kernels cannot run this model: {error}") from None
             choice = KernelChoice("reference", str(error))
-    return Potential(model, atomic_numbers, periodic, atoms, skin), choice
+    model, form = _reference_form(model)
+    potential = Potential(model, atomic_numbers, periodic, atoms, skin)
+    return potential, KernelChoice(choice.name, f"{choice.reason}; {form}")
+
+
+def _reference_form(model: nn.Module) -> tuple[nn.Module, str]:
+    """The folded form of a MACE, which is the same function and faster, or the model as it is; and what it is."""
+    if not isinstance(model, MACE):
+        return model, "PyTorch"
+    try:
+        return fold(model).to(model_dtype(model)), "PyTorch, folded"
+    except CannotFold as error:
+        return model, f"PyTorch, not folded: {error}"
 
 
 def _for_elements(model: nn.Module, atomic_numbers: Sequence[int]) -> nn.Module:
