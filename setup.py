@@ -1,7 +1,7 @@
 """The metadata is in setup.cfg; this file builds the optional compiled kernels (plugins/).
 
-The library needs a C++17 compiler and nothing else: no torch headers (plugins/torch_abi.h says why). Without a compiler the
-installation goes on without it and the package runs on its PyTorch implementation.
+The library needs a C++17 compiler and nothing else: no torch headers (plugins/torch_abi.h says why). Without a compiler
+the installation goes on without it and the package runs on its PyTorch implementation.
 """
 
 import os
@@ -13,13 +13,29 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PLUGINS = Path("plugins")
-COMMON_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-g0"]
+COMMON_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fPIC",
+    "-g0",
+]
 
 # One source, compiled for each instruction set; the library picks at load what the processor has.
 INSTRUCTION_SETS = {"generic": []}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
-    INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"]
+    INSTRUCTION_SETS["avx512"] = [
+        "-mavx512f",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx512bw",
+        "-mfma",
+        "-mprefer-vector-width=512",
+    ]
 
 
 class BuildNative(build_ext):
@@ -43,13 +59,15 @@ class BuildNative(build_ext):
         self.compiler.link_shared_object(objects, str(output), libraries=["dl"], target_lang="c++")
 
     def compile_one(self, source, flags, name, defines, objects_dir):
-        # Each object has a folder of its own: the compiler names objects after sources, and one source is compiled often.
+        # Each object has a folder of its own: the compiler names objects after sources, and one is compiled often.
         folder = objects_dir / name
         target = folder / source.with_suffix(".o")
         newest = max(path.stat().st_mtime for path in [source, Path("setup.py"), *PLUGINS.glob("*.h")])
         if target.exists() and target.stat().st_mtime > newest:
             return str(target)
-        return self.compiler.compile([str(source)], output_dir=str(folder), extra_postargs=[*COMMON_FLAGS, *flags, *defines])[0]
+        return self.compiler.compile(
+            [str(source)], output_dir=str(folder), extra_postargs=[*COMMON_FLAGS, *flags, *defines]
+        )[0]
 
 
 setup(

@@ -1,8 +1,9 @@
 // The packed model: what mace_md/ops/energy_forces.py writes and the engine reads.
 //
-// One uint8 tensor: int64 header[96], double parameters[64], then sections, each aligned to 64 bytes. Section offsets are in
-// bytes from the start. `Real` is the precision of the run (header[precision] bytes). Lengths in angstrom, energies in eV.
-// Channels are stored without padding; the engine pads and tiles them for the instruction set that it runs on.
+// One uint8 tensor: int64 header[96], double parameters[64], then sections, each aligned to 64 bytes. Section offsets
+// are in bytes from the start. `Real` is the precision of the run (header[precision] bytes). Lengths in angstrom,
+// energies in eV. Channels are stored without padding; the engine pads and tiles them for the instruction set that it
+// runs on.
 #pragma once
 
 #include <cstddef>
@@ -11,51 +12,71 @@
 namespace mace_md {
 
 constexpr int64_t kBlobMagic = 0x31304444'4543414d;  // "MACEDD01"
-constexpr int64_t kBlobVersion = 1;
+constexpr int64_t kBlobVersion = 2;
 constexpr int kHeaderInts = 96;
 constexpr int kHeaderDoubles = 64;
 
 enum HeaderInt : int {
-  kMagic, kVersion, kFingerprint, kBytes, kPrecision,  // precision: 4 or 8 bytes
-  kMaxEll, kMaxL, kChannels, kConvChannels, kTypes,    // channels of the products (C) and of the layer-2 convolution (C2)
-  kKnots,            // rows of a radial table; row 0 is the linear continuation below r_min
+  kMagic,
+  kVersion,
+  kFingerprint,
+  kBytes,
+  kPrecision,  // precision: 4 or 8 bytes
+  kMaxEll,
+  kMaxL,
+  kChannels,
+  kConvChannels,
+  kTypes,            // channels of the products (C) and of the layer-2 convolution (C2)
+  kRows,             // rows of a radial table: knots + 4
   kRadial0BySender,  // layer-1 tables depend on the sender's type only
   kRadial1ByPair,    // layer-2 tables depend on the pair of types
   kMixByType,        // W_a depends on the receiver's type
-  kMlp, kGate,       // width and gate of the last readout; gate: 0 none, 1 silu, 2 tanh, 3 abs
-  kZbl, kScaleZbl,   // a ZBL term exists; it is multiplied by `scale`
-  kIsa,              // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
-  kSections          // first of the section offsets, in the order of enum Section
+  kMlp,
+  kGate,  // width and gate of the last readout; gate: 0 none, 1 silu, 2 tanh, 3 abs
+  kZbl,
+  kScaleZbl,  // a ZBL term exists; it is multiplied by `scale`
+  kIsa,       // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
+  kSections   // first of the section offsets, in the order of enum Section
 };
 
 enum Section : int {
-  kTable0,     // Real [pairs0][knots][max_ell+1][6][C]       polynomial coefficients in t, lowest first
-  kTable1,     // Real [pairs1][knots][paths][6][C2]
-  kDensity0,   // Real [T*T][knots][6], or absent
-  kDensity1,   // Real [T*T][knots][6], or absent
-  kProgram0,   // int32, see polynomial.h
+  kTable0,    // Real [pairs0][rows][max_ell+1][C]   spline coefficients, see radial.h
+  kTable1,    // Real [pairs1][rows][paths][C2]
+  kDensity0,  // Real [T*T][rows], or absent
+  kDensity1,  // Real [T*T][rows], or absent
+  kProgram0,  // int32, see polynomial.h
   kProgram1,
-  kWeights0,   // Real [T][weights of program 0][C], in program order
+  kWeights0,  // Real [T][weights of program 0][C], in program order
   kWeights1,
-  kWh,         // Real [max_L+1][C][C2]
-  kBiasH,      // Real [T][C2]
-  kClebsch,    // int32 [n][2] (row, component) sorted by component, then by row; see convolution.h for both numberings
+  kWh,       // Real [max_L+1][C][C2]
+  kBiasH,    // Real [T][C2]
+  kClebsch,  // int32 [n][2] (row, component) sorted by component, then by row; see convolution.h for both numberings
   kClebschValues,  // Real [n]
-  kWa,         // Real, for each l3: [T or 1][paths(l3)*C2][C]
-  kReadout0,   // Real [C]
+  kWa,             // Real, for each l3: [T or 1][paths(l3)*C2][C]
+  kReadout0,       // Real [C]
   kReadout0Bias,   // double [T]
-  kWr,         // Real [C][mlp]
-  kWs,         // Real [T][C][mlp]
-  kBiasR,      // Real [T][mlp]
-  kVr,         // Real [mlp]
-  kZblTypes,   // double [T][2]: covalent radius, atomic number
+  kWr,             // Real [C][mlp]
+  kWs,             // Real [T][C][mlp]
+  kBiasR,          // Real [T][mlp]
+  kVr,             // Real [mlp]
+  kZblTypes,       // double [T][2]: covalent radius, atomic number
   kSectionCount
 };
 static_assert(kSections + 2 * kSectionCount <= kHeaderInts);  // offset and element count of each
 
 enum HeaderDouble : int {
-  kRMax, kRMin, kSpacing, kSkin, kScale, kShift, kEnergyUnit, kLengthUnit,  // kJ/mol per eV, angstrom per nm
-  kZblPrefactor, kZblLength, kZblExponent, kZblCutoffPower,
+  kRMax,
+  kRMin,
+  kSpacing,
+  kSkin,
+  kScale,
+  kShift,
+  kEnergyUnit,
+  kLengthUnit,  // kJ/mol per eV, angstrom per nm
+  kZblPrefactor,
+  kZblLength,
+  kZblExponent,
+  kZblCutoffPower,
   kZblC  // 4 coefficients, 4 exponents
 };
 static_assert(kZblC + 8 <= kHeaderDoubles);

@@ -1,8 +1,9 @@
 // The two convolutions over neighbours, forward and reverse, for one receiver and one tile of channels.
 //
-// Both directions are owned by the receiver: forward keeps its sums in registers through the loop over edges, reverse keeps its
-// adjoints (registers or L1) and scatters the adjoint of the sender's features. Per edge the reverse also
-// yields, summed over channels, q[lm] = dE/dY_lm and the derivative of the energy with respect to t (see radial.h).
+// Both directions are owned by the receiver: forward keeps its sums in registers through the loop over edges, reverse
+// keeps its adjoints (registers or L1) and scatters the adjoint of the sender's features. Per edge the reverse also
+// yields, summed over channels, q[lm] = dE/dY_lm and the derivative of the energy with respect to the distance, in knot
+// spacings.
 #pragma once
 
 #include "paths.h"
@@ -14,11 +15,11 @@ namespace MACE_MD_TARGET {
 constexpr int squared(int n) { return n * n; }
 
 template <int ELL>
-struct Edge {
+struct alignas(64) Edge {
   int32_t atom;  // sender
-  int32_t row0;  // rows of the radial tables of the two layers
+  int32_t row0;  // first rows of the radial tables of the two layers
   int32_t row1;
-  Real t;
+  Real w[kSupport], dw[kSupport];  // spline weights and their derivatives
   Real y[squared(ELL + 1)];
 };
 
@@ -51,22 +52,23 @@ static MACE_MD_INLINE size_t node_offset(int l, int n_atoms, int atom) {
   return (static_cast<size_t>(l) * l * n_atoms + static_cast<size_t>(atom) * (2 * l + 1)) * W;
 }
 
-// ---- layer 1: A[lm] = sum_j R_l Y_lm ------------------------------------------------------------------------------------
+// ---- layer 1: A[lm] = sum_j R_l Y_lm
+// ------------------------------------------------------------------------------------
 
 template <int ELL, int LFIRST, int LLAST>
 static MACE_MD_INLINE void conv1_forward_group(const Edge<ELL>* edges, int n, const Real* table, Real scale, Real* out,
                                                int n_atoms, int atom) {
   constexpr int kFirst = LFIRST * LFIRST, kRows = squared(LLAST + 1) - kFirst;
-  constexpr size_t kRow = (ELL + 1) * kRadialStride;
+  constexpr int kRow = (ELL + 1) * W;
   V a[kRows];
   MACE_MD_UNROLL
   for (int r = 0; r < kRows; ++r) a[r] = zero();
   for (int e = 0; e < n; ++e) {
-    const Real* c = table + edges[e].row0 * kRow;
-    V t = zero() + edges[e].t;
+    const Real* c = table + static_cast<size_t>(edges[e].row0) * kRow;
+    const SplineWeights w = broadcast(edges[e].w);
     MACE_MD_UNROLL
     for (int l = LFIRST; l <= LLAST; ++l) {
-      V r = radial(c + l * kRadialStride, t);
+      V r = radial<kRow>(c + l * W, w);
       MACE_MD_UNROLL
       for (int m = l * l; m < (l + 1) * (l + 1); ++m) a[m - kFirst] += r * edges[e].y[m];
     }
@@ -74,7 +76,8 @@ static MACE_MD_INLINE void conv1_forward_group(const Edge<ELL>* edges, int n, co
   MACE_MD_UNROLL
   for (int l = LFIRST; l <= LLAST; ++l) {
     MACE_MD_UNROLL
-    for (int m = 0; m < 2 * l + 1; ++m) store(out + node_offset(l, n_atoms, atom) + m * W, a[l * l + m - kFirst] * scale);
+    for (int m = 0; m < 2 * l + 1; ++m)
+      store(out + node_offset(l, n_atoms, atom) + m * W, a[l * l + m - kFirst] * scale);
   }
 }
 
@@ -94,7 +97,7 @@ template <int ELL>
 static MACE_MD_NOINLINE void conv1_reverse(const Edge<ELL>* edges, int n, const Real* table, Real scale,
                                            const Real* adjoint, int n_atoms, int atom, Real* sums, bool first) {
   constexpr int kRows = squared(ELL + 1);
-  constexpr size_t kRow = (ELL + 1) * kRadialStride;
+  constexpr int kRow = (ELL + 1) * W;
   V g[kRows];
   MACE_MD_UNROLL
   for (int l = 0; l <= ELL; ++l) {
@@ -102,15 +105,15 @@ static MACE_MD_NOINLINE void conv1_reverse(const Edge<ELL>* edges, int n, const 
     for (int m = 0; m < 2 * l + 1; ++m) g[l * l + m] = load(adjoint + node_offset(l, n_atoms, atom) + m * W) * scale;
   }
   for (int e = 0; e < n; ++e) {
-    const Real* c = table + edges[e].row0 * kRow;
+    const Real* c = table + static_cast<size_t>(edges[e].row0) * kRow;
     const Real* y = edges[e].y;
-    V t = zero() + edges[e].t;
+    const SplineWeights w = broadcast(edges[e].w), dw = broadcast(edges[e].dw);
     V q[EdgeSums<ELL>::kBatches * W];
     V derivative = zero();
     MACE_MD_UNROLL
     for (int l = 0; l <= ELL; ++l) {
       V d, p = zero();
-      V r = radial(c + l * kRadialStride, t, d);
+      V r = radial<kRow>(c + l * W, w, dw, d);
       MACE_MD_UNROLL
       for (int m = l * l; m < (l + 1) * (l + 1); ++m) {
         p += g[m] * y[m];
@@ -124,15 +127,17 @@ static MACE_MD_NOINLINE void conv1_reverse(const Edge<ELL>* edges, int n, const 
   }
 }
 
-// ---- layer 2: rows[path, m1, m2] = sum_j R_path Y_l1m1 H_l2m2 -------------------------------------------------------------
+// ---- layer 2: rows[path, m1, m2] = sum_j R_path Y_l1m1 H_l2m2
+// -------------------------------------------------------------
 
 template <int ELL, int L, int P, int FIRST, int M2FIRST, int M2LAST>
-static MACE_MD_INLINE void conv2_forward_path(const Real* c, V t, const Real* y, const Real* h, V* acc) {
+static MACE_MD_INLINE void conv2_forward_path(const Real* c, const SplineWeights& w, const Real* y, const Real* h,
+                                              V* acc) {
   constexpr Path path = PathTable<ELL, L>::value.path[P];
   constexpr int kL1 = path.l1, kN1 = 2 * kL1 + 1;
   constexpr int kFirst = M2FIRST, kN2 = (M2LAST < 0 ? 2 * path.l2 + 1 : M2LAST) - M2FIRST;
   constexpr int kRow = path.row - PathTable<ELL, L>::value.path[FIRST].row;
-  V r = radial(c + P * kRadialStride, t);
+  V r = radial<PathTable<ELL, L>::value.count * W>(c + P * W, w);
   V a[kN2];
   MACE_MD_UNROLL
   for (int m2 = 0; m2 < kN2; ++m2) a[m2] = r * load(h + (path.l2 * path.l2 + kFirst + m2) * W);
@@ -148,16 +153,16 @@ template <int ELL, int L, int FIRST, int M2FIRST, int M2LAST, int ROWS, int... P
 static MACE_MD_INLINE void conv2_forward_group(const Edge<ELL>* edges, int n, const Real* features, const Real* table,
                                                Real* rows, Lanes<P...>) {
   constexpr auto& kPaths = PathTable<ELL, L>::value;
-  constexpr size_t kRow = kPaths.count * kRadialStride;
+  constexpr int kRow = kPaths.count * W;
   constexpr size_t kAtom = squared(L + 1) * W;
   V acc[ROWS];
   MACE_MD_UNROLL
   for (int r = 0; r < ROWS; ++r) acc[r] = zero();
   for (int e = 0; e < n; ++e) {
-    const Real* c = table + edges[e].row1 * kRow;
+    const Real* c = table + static_cast<size_t>(edges[e].row1) * kRow;
     const Real* h = features + edges[e].atom * kAtom;
-    V t = zero() + edges[e].t;
-    (conv2_forward_path<ELL, L, FIRST + P, FIRST, M2FIRST, M2LAST>(c, t, edges[e].y, h, acc), ...);
+    const SplineWeights w = broadcast(edges[e].w);
+    (conv2_forward_path<ELL, L, FIRST + P, FIRST, M2FIRST, M2LAST>(c, w, edges[e].y, h, acc), ...);
   }
   constexpr int kN2 = 2 * kPaths.path[FIRST].l2 + 1, kUsed = (M2LAST < 0 ? kN2 : M2LAST) - M2FIRST;
   Real* out = rows + kPaths.path[FIRST].row * W;
@@ -202,13 +207,14 @@ static MACE_MD_NOINLINE void conv2_forward(const Edge<ELL>* edges, int n, const 
 }
 
 template <int ELL, int L, int P, int L1>
-static MACE_MD_INLINE void conv2_reverse_path(const Real* c, V t, const Real* y, const Real* g, const Real* h,
-                                              V* h_adjoint, V* q, V& derivative) {
+static MACE_MD_INLINE void conv2_reverse_path(const Real* c, const SplineWeights& w, const SplineWeights& dw,
+                                              const Real* y, const Real* g, const Real* h, V* h_adjoint, V* q,
+                                              V& derivative) {
   constexpr Path path = PathTable<ELL, L>::value.path[P];
   if constexpr (path.l1 == L1) {
     constexpr int kN1 = 2 * path.l1 + 1, kN2 = 2 * path.l2 + 1, kFirst = path.l2 * path.l2;
     V d, p[kN2], a[kN2];
-    V r = radial(c + P * kRadialStride, t, d);
+    V r = radial<PathTable<ELL, L>::value.count * W>(c + P * W, w, dw, d);
     MACE_MD_UNROLL
     for (int m2 = 0; m2 < kN2; ++m2) {
       a[m2] = r * load(h + (kFirst + m2) * W);
@@ -237,16 +243,17 @@ static MACE_MD_INLINE void conv2_reverse_path(const Real* c, V t, const Real* y,
 }
 
 template <int ELL, int L, int L1, int... P>
-static MACE_MD_INLINE void conv2_reverse_l1(const Real* c, V t, const Real* y, const Real* g, const Real* h,
-                                            V* h_adjoint, V* q, V& derivative, Lanes<P...> paths) {
+static MACE_MD_INLINE void conv2_reverse_l1(const Real* c, const SplineWeights& w, const SplineWeights& dw,
+                                            const Real* y, const Real* g, const Real* h, V* h_adjoint, V* q,
+                                            V& derivative, Lanes<P...> paths) {
   if constexpr (L1 <= ELL) {
     V sums[2 * L1 + 1];
     MACE_MD_UNROLL
     for (int m = 0; m < 2 * L1 + 1; ++m) sums[m] = zero();
-    (conv2_reverse_path<ELL, L, P, L1>(c, t, y, g, h, h_adjoint, sums, derivative), ...);
+    (conv2_reverse_path<ELL, L, P, L1>(c, w, dw, y, g, h, h_adjoint, sums, derivative), ...);
     MACE_MD_UNROLL
     for (int m = 0; m < 2 * L1 + 1; ++m) q[L1 * L1 + m] = sums[m];
-    conv2_reverse_l1<ELL, L, L1 + 1>(c, t, y, g, h, h_adjoint, q, derivative, paths);
+    conv2_reverse_l1<ELL, L, L1 + 1>(c, w, dw, y, g, h, h_adjoint, q, derivative, paths);
   }
 }
 
@@ -255,18 +262,18 @@ template <int ELL, int L>
 static MACE_MD_NOINLINE void conv2_reverse(const Edge<ELL>* edges, int n, const Real* features, const Real* table,
                                            const Real* adjoint, Real* features_adjoint, Real* sums, bool first) {
   constexpr auto& kPaths = PathTable<ELL, L>::value;
-  constexpr size_t kRow = kPaths.count * kRadialStride;
+  constexpr int kRow = kPaths.count * W;
   constexpr int kH = squared(L + 1), kRows = squared(ELL + 1);
   for (int e = 0; e < n; ++e) {
-    const Real* c = table + edges[e].row1 * kRow;
+    const Real* c = table + static_cast<size_t>(edges[e].row1) * kRow;
     const Real* h = features + edges[e].atom * static_cast<size_t>(kH * W);
     Real* out = features_adjoint + edges[e].atom * static_cast<size_t>(kH * W);
-    V t = zero() + edges[e].t;
+    const SplineWeights w = broadcast(edges[e].w), dw = broadcast(edges[e].dw);
     V h_adjoint[kH], q[EdgeSums<ELL>::kBatches * W];
     V derivative = zero();
     MACE_MD_UNROLL
     for (int m = 0; m < kH; ++m) h_adjoint[m] = load(out + m * W);
-    conv2_reverse_l1<ELL, L, 0>(c, t, edges[e].y, adjoint, h, h_adjoint, q, derivative,
+    conv2_reverse_l1<ELL, L, 0>(c, w, dw, edges[e].y, adjoint, h, h_adjoint, q, derivative,
                                 typename MakeLanes<kPaths.count>::type());
     MACE_MD_UNROLL
     for (int m = 0; m < kH; ++m) store(out + m * W, h_adjoint[m]);

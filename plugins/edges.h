@@ -10,7 +10,7 @@ namespace MACE_MD_TARGET {
 // Constants of the model that the edges need.
 struct EdgeModel {
   double r_max, r_min, spacing;
-  int knots, types;
+  int rows, types;
   bool by_sender0, by_pair1;
 };
 
@@ -24,7 +24,7 @@ static MACE_MD_NOINLINE int build_edges(const Step& step, const EdgeModel& m, in
   const double* x = step.atoms.position;
   const double xi = x[3 * i], yi = x[3 * i + 1], zi = x[3 * i + 2];
   const double r_max2 = m.r_max * m.r_max, inverse_spacing = 1 / m.spacing;
-  const int type_i = step.atoms.type[i];
+  const int type_i = step.atoms.type[i], last_knot = m.rows - kSupport;
   int n = 0;
   for (int64_t begin = step.atoms.candidate_start[i]; begin < step.atoms.candidate_start[i + 1]; begin += kChunk) {
     const int64_t rest = step.atoms.candidate_start[i + 1] - begin;
@@ -45,9 +45,8 @@ static MACE_MD_NOINLINE int build_edges(const Step& step, const EdgeModel& m, in
       sender[found] = candidate.atom;
       found += square < r_max2;
     }
-    Real ux[kChunk], uy[kChunk], uz[kChunk], inverse[kChunk], t[kChunk];
+    Real ux[kChunk], uy[kChunk], uz[kChunk], inverse[kChunk], place[kChunk];
     int32_t knot[kChunk];
-    const double last = m.knots - 2;
     for (int e = 0; e < found; ++e) {
       double r = __builtin_sqrt(r2[e]);
       double f = 1 / r;
@@ -55,20 +54,21 @@ static MACE_MD_NOINLINE int build_edges(const Step& step, const EdgeModel& m, in
       uy[e] = static_cast<Real>(dy[e] * f);
       uz[e] = static_cast<Real>(dz[e] * f);
       inverse[e] = static_cast<Real>(f);
-      double place = (r - m.r_min) * inverse_spacing;
-      double piece = place < last ? place : last;
-      int32_t whole = place > 0 ? static_cast<int32_t>(piece) : 0;
-      t[e] = static_cast<Real>(place - whole);
-      knot[e] = place >= 0 ? whole + 1 : 0;  // row 0: the linear continuation
+      double x = (r - m.r_min) * inverse_spacing;
+      int32_t whole = x < last_knot ? static_cast<int32_t>(x) : last_knot;
+      knot[e] = whole > 0 ? whole : 0;
+      place[e] = static_cast<Real>(x - knot[e]);  // negative below the first knot
     }
     for (int e = 0; e < found; ++e) {
       Edge<ELL>& edge = edges[n];
       const int type_j = step.atoms.type[sender[e]];
       const int pair = type_i * m.types + type_j;
       edge.atom = sender[e];
-      edge.row0 = (m.by_sender0 ? type_j : pair) * m.knots + knot[e];
-      edge.row1 = (m.by_pair1 ? pair * m.knots : 0) + knot[e];
-      edge.t = t[e];
+      edge.row0 = (m.by_sender0 ? type_j : pair) * m.rows + knot[e];
+      edge.row1 = (m.by_pair1 ? pair * m.rows : 0) + knot[e];
+      spline_weights(place[e] > 0 ? place[e] : 0, edge.w, edge.dw);
+      if (place[e] < 0)  // closer than the first knot the functions go on linearly
+        for (int i = 0; i < kSupport; ++i) edge.w[i] += place[e] * edge.dw[i];
       harmonics<ELL>(ux[e], uy[e], uz[e], edge.y);
       geometry[n] = {ux[e], uy[e], uz[e], inverse[e]};
       ++n;
@@ -78,7 +78,7 @@ static MACE_MD_NOINLINE int build_edges(const Step& step, const EdgeModel& m, in
 }
 
 // Adds the force of each edge of atom i, given the sums of a reverse convolution, to the sums of this thread.
-// density: derivative of the density of each edge with respect to t, or null; density_adjoint: dE/drho of atom i.
+// density: derivative of the density of each edge, in knot spacings, or null; density_adjoint: dE/drho of atom i.
 template <int ELL>
 static MACE_MD_NOINLINE void add_edge_forces(int i, int n, const Edge<ELL>* edges, const EdgeGeometry* geometry,
                                              const Real* sums, const int32_t* q_position, double spacing,
@@ -126,7 +126,8 @@ static MACE_MD_NOINLINE void add_edge_forces(int i, int n, const Edge<ELL>* edge
 // Ziegler-Biersack-Littmark repulsion of the edges of atom i (half of each pair), times `weight`. Returns its energy.
 template <int ELL>
 static MACE_MD_NOINLINE double add_zbl(const Step& step, int i, int n, const Edge<ELL>* edges,
-                                       const EdgeGeometry* geometry, double weight, ThreadSums& totals, double* forces) {
+                                       const EdgeGeometry* geometry, double weight, ThreadSums& totals,
+                                       double* forces) {
   const Blob& blob = step.blob;
   const double* types = blob.section<double>(kZblTypes);
   const double p = blob.parameter(kZblCutoffPower), exponent = blob.parameter(kZblExponent);

@@ -41,8 +41,13 @@ class Evaluation {
     model_.layout(step.blob, const_cast<char*>(step.packed));
     work_.layout(model_, step.dimensions, step.workspace);
     scale_ = static_cast<Real>(step.blob.parameter(kScale));
-    edge_model_ = {step.blob.parameter(kRMax), step.blob.parameter(kRMin), step.blob.parameter(kSpacing),
-                   model_.knots, model_.types, model_.by_sender0, model_.by_pair1};
+    edge_model_ = {step.blob.parameter(kRMax),
+                   step.blob.parameter(kRMin),
+                   step.blob.parameter(kSpacing),
+                   model_.rows,
+                   model_.types,
+                   model_.by_sender0,
+                   model_.by_pair1};
   }
 
   void run() {
@@ -102,11 +107,13 @@ class Evaluation {
   Edge<ELL>* edges_of(int i) const { return work_.edges + step_.atoms.candidate_start[i]; }
   EdgeGeometry* geometry_of(int i) const { return work_.geometry + step_.atoms.candidate_start[i]; }
   Real* sums_of(const Thread& t, Block block, int i) const {
-    return t.edge_sums + (step_.atoms.candidate_start[i] - step_.atoms.candidate_start[block.begin]) * EdgeSums<ELL>::kSize;
+    return t.edge_sums +
+           (step_.atoms.candidate_start[i] - step_.atoms.candidate_start[block.begin]) * EdgeSums<ELL>::kSize;
   }
   Real* a0_of(Block block) const { return work_.a0 + int64_t{block.begin} * kA * model_.tiles_a * W; }
 
-  // ---- pass 1 -----------------------------------------------------------------------------------------------------------
+  // ---- pass 1
+  // -----------------------------------------------------------------------------------------------------------
 
   void layer_one(int index) {
     Thread t = thread(index);
@@ -153,7 +160,8 @@ class Evaluation {
       double weight = step_.blob[kScaleZbl] ? step_.blob.parameter(kScale) : 1.0;
       double energy = add_zbl<ELL>(step_, i, n, edges, geometry, weight, *t.sums, t.forces);
       t.sums->energy += energy;
-      if (step_.stages != nullptr && step_.stages->node_energy) step_.stages->node_energy[step_.atoms.order[i]] += energy;
+      if (step_.stages != nullptr && step_.stages->node_energy)
+        step_.stages->node_energy[step_.atoms.order[i]] += energy;
     }
   }
 
@@ -165,8 +173,12 @@ class Evaluation {
     double rho = 0;
     for (int e = 0; e < n; ++e) {
       int64_t pair = int64_t{step_.atoms.type[i]} * model_.types + step_.atoms.type[edges[e].atom];
-      int64_t row = pair * model_.knots + edges[e].row0 % model_.knots;
-      rho += radial_scalar(table + row * kCoefficients, edges[e].t, slopes[e]);
+      const Real* c = table + pair * model_.rows + edges[e].row0 % model_.rows;
+      slopes[e] = 0;
+      for (int k = 0; k < kSupport; ++k) {
+        rho += edges[e].w[k] * c[k];
+        slopes[e] += edges[e].dw[k] * c[k];
+      }
     }
     return static_cast<Real>(1 / (1 + rho));
   }
@@ -185,7 +197,8 @@ class Evaluation {
         Real* out = work_.h + (tile * n + block.begin + atom) * kH * W;
         const Real* from = t.h_block + tile * m0_tile;
         for (int l = 0; l <= L; ++l)
-          for (int m = 0; m < 2 * l + 1; ++m) store(out + (l * l + m) * W, load(from + node_offset(l, block.n, atom) + m * W));
+          for (int m = 0; m < 2 * l + 1; ++m)
+            store(out + (l * l + m) * W, load(from + node_offset(l, block.n, atom) + m * W));
         const int type = step_.atoms.type[block.begin + atom];
         store(out, load(out) + load(model_.bias_h + (int64_t{type} * model_.tiles_h + tile) * W));
       }
@@ -202,7 +215,8 @@ class Evaluation {
       const int i = block.begin + atom;
       double energy = step_.blob.parameter(kScale) * (sum(dot) + bias[step_.atoms.type[i]]);
       t.sums->energy += energy;
-      if (step_.stages != nullptr && step_.stages->node_energy) step_.stages->node_energy[step_.atoms.order[i]] += energy;
+      if (step_.stages != nullptr && step_.stages->node_energy)
+        step_.stages->node_energy[step_.atoms.order[i]] += energy;
     }
     const int64_t hidden_tile = int64_t{block.n} * W;
     for_types(block, [&](int type, int first, int last) {
@@ -218,7 +232,8 @@ class Evaluation {
 
   Real* skip_of(int i) const { return work_.skip + int64_t{i} * model_.tiles_mlp * W; }
 
-  // ---- pass 2 -----------------------------------------------------------------------------------------------------------
+  // ---- pass 2
+  // -----------------------------------------------------------------------------------------------------------
 
   void layer_two(int index) {
     Thread t = thread(index);
@@ -239,7 +254,8 @@ class Evaluation {
           for (int k = 0; k < N; ++k) one[0][k] = zero() + Real(1);
           const int64_t a_tile = int64_t{kA} * block.n * W;
           gather<ELL, N>(t.a1 + tile * a_tile, block.n, atom, x);
-          polynomial_gradient<N, true>(model_.program1, weights(model_.w1, model_.weights1, type, tile), x, kA, one, g, value);
+          polynomial_gradient<N, true>(model_.program1, weights(model_.w1, model_.weights1, type, tile), x, kA, one, g,
+                                       value);
           scatter<ELL, N>(g, t.a1_adjoint + tile * a_tile, block.n, atom);
           for (int k = 0; k < N; ++k) store(t.m1 + (int64_t{tile} * block.n + atom + k) * W, value[k]);
         });
@@ -262,7 +278,9 @@ class Evaluation {
   static int64_t component_offset(int l3, int component, int n_atoms, int atom) {
     constexpr auto& paths = PathTable<ELL, L>::value;
     const int in_l3 = component - paths.component_start[l3], width = 2 * l3 + 1;
-    return (int64_t{paths.component_start[l3] + in_l3 / width * width} * n_atoms + int64_t{atom} * width + in_l3 % width) * W;
+    return (int64_t{paths.component_start[l3] + in_l3 / width * width} * n_atoms + int64_t{atom} * width +
+            in_l3 % width) *
+           W;
   }
 
   // Phi = Clebsch-Gordan of the rows, once for an atom rather than for an edge.
@@ -304,12 +322,16 @@ class Evaluation {
       int n = 0;
       for (int path = 0; path < kPaths.paths_to[l]; ++path)
         for (int tile = 0; tile < model_.tiles_h; ++tile)
-          phi_tiles[n++] = tile * phi_tile + int64_t{kPaths.component_start[l] + path * width} * block.n * W + int64_t{first} * width * W;
-      for (int tile = 0; tile < model_.tiles_a; ++tile) a_tiles[tile] = tile * a_tile + (int64_t{l} * l * block.n + first * width) * W;
+          phi_tiles[n++] = tile * phi_tile + int64_t{kPaths.component_start[l] + path * width} * block.n * W +
+                           int64_t{first} * width * W;
+      for (int tile = 0; tile < model_.tiles_a; ++tile)
+        a_tiles[tile] = tile * a_tile + (int64_t{l} * l * block.n + first * width) * W;
       if (reverse)
-        gemm((last - first) * width, t.a1_adjoint, a_tiles, model_.tiles_a, model_.wa_reverse[l] + model_.wa_type[l] * type, t.phi, phi_tiles, n);
+        gemm((last - first) * width, t.a1_adjoint, a_tiles, model_.tiles_a,
+             model_.wa_reverse[l] + model_.wa_type[l] * type, t.phi, phi_tiles, n);
       else
-        gemm((last - first) * width, t.phi, phi_tiles, n, model_.wa[l] + model_.wa_type[l] * type, t.a1, a_tiles, model_.tiles_a);
+        gemm((last - first) * width, t.phi, phi_tiles, n, model_.wa[l] + model_.wa_type[l] * type, t.a1, a_tiles,
+             model_.tiles_a);
     };
     for (int l = 0; l <= ELL; ++l) {
       if (model_.mix_by_type)
@@ -336,7 +358,8 @@ class Evaluation {
       }
       energy *= step_.blob.parameter(kScale);
       t.sums->energy += energy;
-      if (step_.stages != nullptr && step_.stages->node_energy) step_.stages->node_energy[step_.atoms.order[i]] += energy;
+      if (step_.stages != nullptr && step_.stages->node_energy)
+        step_.stages->node_energy[step_.atoms.order[i]] += energy;
     }
     multiply(block.n, t.hidden, 0, m1_tile, model_.tiles_mlp, model_.wr_reverse, t.m1, 0, m1_tile, model_.tiles_a);
     for (int tile = 0; tile < model_.tiles_a; ++tile)
@@ -373,7 +396,8 @@ class Evaluation {
     return sizeof(Real) == 4 ? Real(__builtin_expf(float(x))) : Real(__builtin_exp(double(x)));
   }
 
-  // Forces of the edges of a block; for models with a density, dE/drho = -scale * sum(adjoint * value) of the scaled sums.
+  // Forces of the edges of a block; for models with a density, dE/drho = -scale * sum(adjoint * value) of the scaled
+  // sums.
   void edge_forces(Block block, Thread& t, const Real* density_slopes, const Real* scales, const Real* value,
                    const Real* adjoint) {
     for (int atom = 0; atom < block.n; ++atom) {
@@ -396,7 +420,8 @@ class Evaluation {
     }
   }
 
-  // ---- pass 3 -----------------------------------------------------------------------------------------------------------
+  // ---- pass 3
+  // -----------------------------------------------------------------------------------------------------------
 
   void reverse_one(int index) {
     Thread t = thread(index);
@@ -416,7 +441,8 @@ class Evaluation {
           V x[kA][N], g[kA][N], adjoint[kH][N];
           gather<ELL, N>(a0 + tile * a_tile, block.n, atom, x);
           gather<L, N>(t.m0 + tile * m0_tile, block.n, atom, adjoint);
-          polynomial_gradient<N, false>(model_.program0, weights(model_.w0, model_.weights0, type, tile), x, kA, adjoint, g, nullptr);
+          polynomial_gradient<N, false>(model_.program0, weights(model_.w0, model_.weights0, type, tile), x, kA,
+                                        adjoint, g, nullptr);
           scatter<ELL, N>(g, t.a1_adjoint + tile * a_tile, block.n, atom);
         });
       });
@@ -459,7 +485,8 @@ class Evaluation {
     for (int tile = 0; tile < model_.tiles_a; ++tile)
       for (int atom = 0; atom < block.n; ++atom) {
         Real* scalar = t.m0 + tile * m0_tile + atom * W;
-        store(scalar, load(scalar) + load(model_.readout0 + tile * W) * scale_ + load(t.m1 + tile * hidden_tile + atom * W));
+        store(scalar,
+              load(scalar) + load(model_.readout0 + tile * W) * scale_ + load(t.m1 + tile * hidden_tile + atom * W));
       }
   }
 
@@ -473,7 +500,8 @@ class Evaluation {
     }
   }
 
-  // ---- shared -----------------------------------------------------------------------------------------------------------
+  // ---- shared
+  // -----------------------------------------------------------------------------------------------------------
 
   template <int N>
   struct Count {
@@ -509,8 +537,8 @@ class Evaluation {
   }
 
   // gemm between arrays whose tiles are a constant distance apart.
-  static void multiply(int n_rows, const Real* a, int64_t a_start, int64_t a_tile, int n_in, const Real* packed, Real* c,
-                       int64_t c_start, int64_t c_tile, int n_out) {
+  static void multiply(int n_rows, const Real* a, int64_t a_start, int64_t a_tile, int n_in, const Real* packed,
+                       Real* c, int64_t c_start, int64_t c_tile, int n_out) {
     constexpr int kMaxTiles = 512;
     int64_t in[kMaxTiles], out[kMaxTiles];
     for (int tile = 0; tile < n_in; ++tile) in[tile] = a_start + tile * a_tile;
@@ -518,7 +546,8 @@ class Evaluation {
     gemm(n_rows, a, in, n_in, packed, c, out, n_out);
   }
 
-  // ---- what the tests of the stages see -----------------------------------------------------------------------------------
+  // ---- what the tests of the stages see
+  // -----------------------------------------------------------------------------------
 
   template <int LMAX = ELL>
   void export_nodes(double* out, const Real* from, Block block) const {

@@ -15,14 +15,15 @@ struct Dimensions {
   int64_t max_block_candidates;
 };
 
-// Intermediate results for the tests of the stages; a null pointer is not written. Caller's order of atoms, no padding, float64.
+// Intermediate results for the tests of the stages; a null pointer is not written. Caller's order of atoms, no padding,
+// float64.
 struct StageOutputs {
-  double* a0;            // [n][(max_ell+1)^2][C]  layer-1 convolution
-  double* h;             // [n][(max_L+1)^2][C2]   features that layer 2 convolves
-  double* a1;            // [n][(max_ell+1)^2][C]
-  double* h_adjoint;     // [n][(max_L+1)^2][C2]   dE/dH
-  double* a0_adjoint;    // [n][(max_ell+1)^2][C]  dE/dA0
-  double* node_energy;   // [n] eV
+  double* a0;           // [n][(max_ell+1)^2][C]  layer-1 convolution
+  double* h;            // [n][(max_L+1)^2][C2]   features that layer 2 convolves
+  double* a1;           // [n][(max_ell+1)^2][C]
+  double* h_adjoint;    // [n][(max_L+1)^2][C2]   dE/dH
+  double* a0_adjoint;   // [n][(max_ell+1)^2][C]  dE/dA0
+  double* node_energy;  // [n] eV
 };
 
 struct Step {

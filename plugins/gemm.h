@@ -1,7 +1,7 @@
 // C = A B for node arrays: A and C stay in their tiled layout, B is packed once when the model is loaded.
 //
-// A is given as K-segments of W channels; within a segment consecutive rows are W apart, so an element of A is one broadcast
-// from a constant offset. B is packed in column blocks of up to kBlockTiles tiles: [block][k][tiles * W].
+// A is given as K-segments of W channels; within a segment consecutive rows are W apart, so an element of A is one
+// broadcast from a constant offset. B is packed in column blocks of up to kBlockTiles tiles: [block][k][tiles * W].
 #pragma once
 
 #include "simd.h"
@@ -59,12 +59,18 @@ static MACE_MD_INLINE void gemm_block(const Real* a, const int64_t* segments, in
 }
 
 template <int TILES>
-static MACE_MD_NOINLINE void gemm_columns(int n_rows, const Real* a, const int64_t* segments, int n_segments, const Real* b,
-                                          Real* c, const int64_t* out) {
-  constexpr int kRows = MACE_MD_VECTOR_BYTES == 64 ? (TILES == 4 ? 6 : TILES == 3 ? 8 : TILES == 2 ? 12 : 16)
-                                                   : (TILES == 3 ? 4 : TILES == 2 ? 6 : 10);
+static MACE_MD_NOINLINE void gemm_columns(int n_rows, const Real* a, const int64_t* segments, int n_segments,
+                                          const Real* b, Real* c, const int64_t* out) {
+  constexpr int kRows = MACE_MD_VECTOR_BYTES == 64 ? (TILES == 4   ? 6
+                                                      : TILES == 3 ? 8
+                                                      : TILES == 2 ? 12
+                                                                   : 16)
+                                                   : (TILES == 3   ? 4
+                                                      : TILES == 2 ? 6
+                                                                   : 10);
   int row = 0;
-  for (; row + kRows <= n_rows; row += kRows) gemm_block<kRows, TILES>(a + row * W, segments, n_segments, b, c + row * W, out);
+  for (; row + kRows <= n_rows; row += kRows)
+    gemm_block<kRows, TILES>(a + row * W, segments, n_segments, b, c + row * W, out);
   for (; row + 4 <= n_rows; row += 4) gemm_block<4, TILES>(a + row * W, segments, n_segments, b, c + row * W, out);
   for (; row < n_rows; ++row) gemm_block<1, TILES>(a + row * W, segments, n_segments, b, c + row * W, out);
 }

@@ -29,7 +29,8 @@ static MACE_MD_INLINE void harmonics(Real x, Real y, Real z, Real* out) {
     out[7] = a * y * z;
     out[8] = c * (z * z - x * x);
     if constexpr (ELL >= 3) {
-      constexpr Real d = kSqrt7 * kSqrt5_6 * kSqrt3, e = kSqrt7 * kSqrt5 * kSqrt3, f = kSqrt7 * kSqrt3_8, g = kSqrt7 / 2;
+      constexpr Real d = kSqrt7 * kSqrt5_6 * kSqrt3, e = kSqrt7 * kSqrt5 * kSqrt3, f = kSqrt7 * kSqrt3_8,
+                     g = kSqrt7 / 2;
       Real half = Real(0.5) * (z * z - x * x), f4 = 4 * y2 - r2;
       out[9] = d * x * (z * z + half);
       out[10] = e * x * y * z;
@@ -54,14 +55,17 @@ static MACE_MD_INLINE void harmonics_gradient(Real x, Real y, Real z, Sum&& q, R
     gy += q5 * x + 2 * q6 * y + q7 * z;
     gz += q4 * x - q6 * z + q7 * y + q8 * z;
     if constexpr (ELL >= 3) {
-      constexpr Real d = kSqrt7 * kSqrt5_6 * kSqrt3, e = kSqrt7 * kSqrt5 * kSqrt3, f = kSqrt7 * kSqrt3_8, g = kSqrt7 / 2;
+      constexpr Real d = kSqrt7 * kSqrt5_6 * kSqrt3, e = kSqrt7 * kSqrt5 * kSqrt3, f = kSqrt7 * kSqrt3_8,
+                     g = kSqrt7 / 2;
       Real x2 = x * x, y2 = y * y, z2 = z * z, r2 = x2 + z2, f4 = 4 * y2 - r2;
       Real q9 = d * q(9), q10 = e * q(10), q11 = f * q(11), q12 = g * q(12), q13 = f * q(13), q14 = e * q(14),
            q15 = d * q(15);
       Real u = Real(1.5) * (z2 - x2);
-      gx += q9 * u + q10 * y * z + q11 * (f4 - 2 * x2) - 6 * q12 * x * y - 2 * q13 * x * z - q14 * x * y - 3 * q15 * x * z;
+      gx += q9 * u + q10 * y * z + q11 * (f4 - 2 * x2) - 6 * q12 * x * y - 2 * q13 * x * z - q14 * x * y -
+            3 * q15 * x * z;
       gy += q10 * x * z + 8 * q11 * x * y + q12 * (6 * y2 - 3 * r2) + 8 * q13 * y * z + Real(0.5) * q14 * (z2 - x2);
-      gz += 3 * q9 * x * z + q10 * x * y - 2 * q11 * x * z - 6 * q12 * y * z + q13 * (f4 - 2 * z2) + q14 * y * z + q15 * u;
+      gz += 3 * q9 * x * z + q10 * x * y - 2 * q11 * x * z - 6 * q12 * y * z + q13 * (f4 - 2 * z2) + q14 * y * z +
+            q15 * u;
     }
   }
   out[0] = gx;

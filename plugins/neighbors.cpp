@@ -176,7 +176,8 @@ ListPlan plan_list(ListInfo& info, const AtomArrays& atoms, const double* positi
     double inverse[9];
     invert(box, inverse);
     for (int d = 0; d < 3; ++d)
-      heights[d] = 1 / std::sqrt(inverse[d] * inverse[d] + inverse[3 + d] * inverse[3 + d] + inverse[6 + d] * inverse[6 + d]);
+      heights[d] =
+          1 / std::sqrt(inverse[d] * inverse[d] + inverse[3 + d] * inverse[3 + d] + inverse[6 + d] * inverse[6 + d]);
     for (int i = 0; i < n; ++i) {
       Vector s = times(positions + 3 * i, inverse);
       along[3 * i] = s.x - std::floor(s.x);

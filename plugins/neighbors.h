@@ -1,9 +1,11 @@
-// The neighbour list: built with a skin, kept while it is provably complete, and valid for any lattice and any wrapping.
+// The neighbour list: built with a skin, kept while it is provably complete, and valid for any lattice and any
+// wrapping.
 //
-// Atoms keep their fractional coordinates (Cartesian without a box) of the last build as reference. A later position is taken
-// as the image nearest to its reference, so a host may wrap molecules or move atoms by lattice vectors between calls. With
-// u = displacement from the reference carried along by the box, F = h0^-1 h the deformation of the box since the build, a
-// pair within r_max now was within |F^-1| (r_max + 2 max|u|) then; the list holds while that is below r_max + skin.
+// Atoms keep their fractional coordinates (Cartesian without a box) of the last build as reference. A later position is
+// taken as the image nearest to its reference, so a host may wrap molecules or move atoms by lattice vectors between
+// calls. With u = displacement from the reference carried along by the box, F = h0^-1 h the deformation of the box
+// since the build, a pair within r_max now was within |F^-1| (r_max + 2 max|u|) then; the list holds while that is
+// below r_max + skin.
 #pragma once
 
 #include <cstdint>
@@ -46,11 +48,11 @@ struct AtomArrays {
 
 // What a build knows before the candidates have a place to go.
 struct ListPlan {
-  std::vector<double> sorted;          // positions by cell
-  std::vector<int32_t> sorted_index;   // cell order -> caller
+  std::vector<double> sorted;         // positions by cell
+  std::vector<int32_t> sorted_index;  // cell order -> caller
   std::vector<int32_t> cell_start;
-  std::vector<int32_t> internal_of;    // cell order -> internal order
-  std::vector<int32_t> cell_of;        // by cell order: cell coordinates, 3 each
+  std::vector<int32_t> internal_of;  // cell order -> internal order
+  std::vector<int32_t> cell_of;      // by cell order: cell coordinates, 3 each
   int cells[3] = {1, 1, 1};
   int range[3] = {0, 0, 0};
 };

@@ -1,4 +1,5 @@
-// The ops of the library: arguments are checked, the state is brought up to date, the engine runs, results get OpenMM's units.
+// The ops of the library: arguments are checked, the state is brought up to date, the engine runs, results get OpenMM's
+// units.
 #include <algorithm>
 #include <cmath>
 #include <sstream>
@@ -13,7 +14,8 @@ using torch_abi::StableValue;
 using torch_abi::Tensor;
 using torch_abi::TensorHandle;
 
-// ---- instruction sets -----------------------------------------------------------------------------------------------------
+// ---- instruction sets
+// -----------------------------------------------------------------------------------------------------
 
 enum Isa : int64_t { kAuto = 0, kGeneric = 1, kAvx2 = 2, kAvx512 = 3 };
 const char* const kIsaNames[] = {"auto", "generic", "avx2", "avx512"};
@@ -26,8 +28,8 @@ bool available(int64_t isa) {
 #endif
 #ifdef MACE_MD_HAVE_AVX512
   if (isa == kAvx512)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 #endif
 #endif
   return false;
@@ -48,7 +50,8 @@ const Engine* find_engine(int64_t isa, bool single, int max_ell, int max_L) {
   return single ? engine_generic_float(max_ell, max_L) : engine_generic_double(max_ell, max_L);
 }
 
-// ---- checks -----------------------------------------------------------------------------------------------------------------
+// ---- checks
+// -----------------------------------------------------------------------------------------------------------------
 
 template <class... Parts>
 void require(bool condition, Parts&&... parts) {
@@ -81,9 +84,11 @@ std::vector<double> lengths(const Tensor& tensor, const char* name, double unit)
   const int64_t n = tensor.numel();
   std::vector<double> values(n);
   if (dtype == torch_abi::dtype_float64())
-    std::transform(tensor.data_as<double>(), tensor.data_as<double>() + n, values.begin(), [&](double x) { return x * unit; });
+    std::transform(tensor.data_as<double>(), tensor.data_as<double>() + n, values.begin(),
+                   [&](double x) { return x * unit; });
   else if (dtype == torch_abi::dtype_float32())
-    std::transform(tensor.data_as<float>(), tensor.data_as<float>() + n, values.begin(), [&](float x) { return x * unit; });
+    std::transform(tensor.data_as<float>(), tensor.data_as<float>() + n, values.begin(),
+                   [&](float x) { return x * unit; });
   else
     require(false, name, " must be float32 or float64");
   for (int64_t i = 0; i < n; ++i)
@@ -111,10 +116,12 @@ void check_types(const Tensor& types, int64_t n_particles, int64_t n_types) {
   require(types.numel() == n_particles, "types has ", types.numel(), " entries for ", n_particles, " particles");
   const int32_t* type = types.data_as<int32_t>();
   for (int64_t i = 0; i < n_particles; ++i)
-    require(type[i] < n_types, "particle ", i, " has type ", type[i], ", but the model was packed for ", n_types, " types");
+    require(type[i] < n_types, "particle ", i, " has type ", type[i], ", but the model was packed for ", n_types,
+            " types");
 }
 
-// ---- evaluation -----------------------------------------------------------------------------------------------------------
+// ---- evaluation
+// -----------------------------------------------------------------------------------------------------------
 
 struct Arguments {
   Tensor positions;
@@ -136,8 +143,9 @@ void with_step(Arguments& a, Body&& body) {
   const int64_t n = a.positions.size(0);
   Blob blob = check_blob(a.blob);
   check_types(a.types, n, blob[kTypes]);
-  require(a.state.on_cpu() && a.state.is_contiguous() && a.state.dtype() == torch_abi::dtype_uint8() && a.state.dim() == 1,
-          "state must be a contiguous 1-d uint8 tensor on the CPU");
+  require(
+      a.state.on_cpu() && a.state.is_contiguous() && a.state.dtype() == torch_abi::dtype_uint8() && a.state.dim() == 1,
+      "state must be a contiguous 1-d uint8 tensor on the CPU");
   const double angstrom = blob.parameter(kLengthUnit);
   std::vector<double> positions = lengths(a.positions, "positions", angstrom), box;
   if (a.box_handle != nullptr) {
@@ -169,7 +177,8 @@ template <class T>
 void write_forces(const Step& step, double unit, T* out, int64_t n_particles) {
   std::fill(out, out + 3 * n_particles, T(0));
   for (int64_t i = 0; i < step.dimensions.n_atoms; ++i)
-    for (int d = 0; d < 3; ++d) out[3 * int64_t{step.atoms.order[i]} + d] = static_cast<T>(step.forces[3 * i + d] * unit);
+    for (int d = 0; d < 3; ++d)
+      out[3 * int64_t{step.atoms.order[i]} + d] = static_cast<T>(step.forces[3 * i + d] * unit);
 }
 
 void check_result(const Step& step) {
@@ -187,7 +196,8 @@ void energy_forces(StableValue* stack, uint64_t, uint64_t) {
   with_step(a, [&](Step& step, const ListInfo&, const Engine& engine) {
     engine.evaluate(step);
     check_result(step);
-    const double energy_unit = step.blob.parameter(kEnergyUnit), force_unit = energy_unit * step.blob.parameter(kLengthUnit);
+    const double energy_unit = step.blob.parameter(kEnergyUnit),
+                 force_unit = energy_unit * step.blob.parameter(kLengthUnit);
     *energy.data_as<double>() = step.energy * energy_unit;
     if (a.positions.dtype() == torch_abi::dtype_float64())
       write_forces(step, force_unit, forces.data_as<double>(), n);
@@ -242,7 +252,8 @@ void neighbors(StableValue* stack, uint64_t, uint64_t) {
 void stages(StableValue* stack, uint64_t, uint64_t) {
   Arguments a(stack);
   Blob blob = check_blob(a.blob);
-  const int64_t n = a.positions.size(0), n_a = (blob[kMaxEll] + 1) * (blob[kMaxEll] + 1), n_h = (blob[kMaxL] + 1) * (blob[kMaxL] + 1);
+  const int64_t n = a.positions.size(0), n_a = (blob[kMaxEll] + 1) * (blob[kMaxEll] + 1),
+                n_h = (blob[kMaxL] + 1) * (blob[kMaxL] + 1);
   const int64_t shapes[6][3] = {{n, n_a, blob[kChannels]},     {n, n_h, blob[kConvChannels]}, {n, n_a, blob[kChannels]},
                                 {n, n_h, blob[kConvChannels]}, {n, n_a, blob[kChannels]},     {n, 1, 1}};
   std::vector<Tensor> results;

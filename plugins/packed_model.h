@@ -37,21 +37,21 @@ struct PackedModel {
   static constexpr auto& kPaths = PathTable<ELL, L>::value;
   static constexpr int kA = squared(ELL + 1), kH = squared(L + 1);
 
-  int channels, conv_channels, types, knots, mlp;
+  int channels, conv_channels, types, rows, mlp;
   int tiles_a, tiles_h, tiles_mlp;  // tiles of C, C2 and the readout
   bool by_sender0, by_pair1, mix_by_type, has_density0, has_density1;
-  int weights0, weights1;           // per type and channel
+  int weights0, weights1;              // per type and channel
   const int32_t *program0, *program1;  // in the blob
 
-  Real *table0, *table1;        // [tile][pair * knots][path][6][W]
+  Real *table0, *table1;             // [tile][pair * rows][path][W]
   int64_t table0_tile, table1_tile;  // from one tile to the next
-  Real *density0, *density1;    // [pair * knots][6] or null
-  Real *w0, *w1;                // [type][tile][weight][W]
+  Real *density0, *density1;         // [pair * rows] or null
+  Real *w0, *w1;                     // [type][tile][weight][W]
   Real *wh[L + 1], *wh_reverse[L + 1];
   Real* bias_h;                 // [type][C2 padded]
   Sparse to_component, to_row;  // Clebsch-Gordan and its transpose
   Real *wa[ELL + 1], *wa_reverse[ELL + 1];
-  int64_t wa_type[ELL + 1];     // from one type to the next, 0 when they share
+  int64_t wa_type[ELL + 1];  // from one type to the next, 0 when they share
   Real *readout0, *wr, *wr_reverse, *ws, *ws_reverse, *bias_r, *vr;
   int64_t ws_type;
   int32_t* q_position;
@@ -61,7 +61,7 @@ struct PackedModel {
     channels = static_cast<int>(blob[kChannels]);
     conv_channels = static_cast<int>(blob[kConvChannels]);
     types = static_cast<int>(blob[kTypes]);
-    knots = static_cast<int>(blob[kKnots]);
+    rows = static_cast<int>(blob[kRows]);
     mlp = static_cast<int>(blob[kMlp]);
     tiles_a = tiles(channels);
     tiles_h = tiles(conv_channels);
@@ -74,8 +74,8 @@ struct PackedModel {
     program0 = blob.section<int32_t>(kProgram0);
     program1 = blob.section<int32_t>(kProgram1);
     int64_t pairs0 = by_sender0 ? types : types * types, pairs1 = by_pair1 ? types * types : 1;
-    table0_tile = pairs0 * knots * (ELL + 1) * kRadialStride;
-    table1_tile = pairs1 * knots * kPaths.count * kRadialStride;
+    table0_tile = pairs0 * rows * (ELL + 1) * W;
+    table1_tile = pairs1 * rows * kPaths.count * W;
 
     Pieces pieces(base);
     table0 = pieces.take<Real>(table0_tile * tiles_a);
@@ -114,8 +114,8 @@ struct PackedModel {
   }
 
   void fill(const Blob& blob) {
-    tile_table(blob.section<Real>(kTable0), ELL + 1, channels, table0, table0_tile);
-    tile_table(blob.section<Real>(kTable1), kPaths.count, conv_channels, table1, table1_tile);
+    tile_table(blob.section<Real>(kTable0), channels, table0, table0_tile);
+    tile_table(blob.section<Real>(kTable1), conv_channels, table1, table1_tile);
     copy(blob.section<Real>(kDensity0), blob.count(kDensity0), density0);
     copy(blob.section<Real>(kDensity1), blob.count(kDensity1), density1);
     tile_weights(blob.section<Real>(kWeights0), weights0, w0);
@@ -163,10 +163,9 @@ struct PackedModel {
       for (int i = 0; i < padded(n); ++i) *to++ = i < n ? from[int64_t{row} * n + i] : Real(0);
   }
 
-  // [row][path][6][C] -> [tile][row][path][6][W]
-  static void tile_table(const Real* from, int n_paths, int n_channels, Real* to, int64_t tile_size) {
+  // [row][path][C] -> [tile][row][path][W]
+  static void tile_table(const Real* from, int n_channels, Real* to, int64_t tile_size) {
     const int64_t lines = tile_size / W;
-    (void)n_paths;
     for (int tile = 0; tile < tiles(n_channels); ++tile)
       for (int64_t line = 0; line < lines; ++line)
         for (int lane = 0; lane < W; ++lane) {

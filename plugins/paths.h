@@ -1,8 +1,8 @@
 // The tensor-product paths (l1 of Y) x (l2 of H) -> l3 of layer 2, known to the compiler for each (max_ell, max_L).
 //
-// Order: by l2, then l1, then l3. A path owns (2 l1 + 1)(2 l2 + 1) rows, numbered m1 * (2 l2 + 1) + m2, in which products
-// R * Y * H are summed over neighbours before any Clebsch-Gordan coefficient is applied; and 2 l3 + 1 components of Phi.
-// Components are numbered by l3, then path, then m3.
+// Order: by l2, then l1, then l3. A path owns (2 l1 + 1)(2 l2 + 1) rows, numbered m1 * (2 l2 + 1) + m2, in which
+// products R * Y * H are summed over neighbours before any Clebsch-Gordan coefficient is applied; and 2 l3 + 1
+// components of Phi. Components are numbered by l3, then path, then m3.
 #pragma once
 
 #include "simd.h"
@@ -23,7 +23,7 @@ struct Paths {
   int count = 0;
   int rows = 0;
   int components = 0;
-  int paths_to[ELL + 1] = {};        // number of paths that end in l3
+  int paths_to[ELL + 1] = {};         // number of paths that end in l3
   int component_start[ELL + 2] = {};  // first component of l3
 
   constexpr Paths() {

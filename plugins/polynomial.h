@@ -1,12 +1,15 @@
-// The symmetric contraction: M[LM] = sum over monomials of w * A[lm] A[lm'] A[lm''], a sparse polynomial in each channel.
+// The symmetric contraction: M[LM] = sum over monomials of w * A[lm] A[lm'] A[lm''], a sparse polynomial in each
+// channel.
 //
 // The monomials come as a program that shares the products of pairs: a cubic term is a pair times a third factor, so
 //   M[LM] = sum w x_a + sum over pairs p = x_a x_b of p * (w2 + sum_c w3 x_c)
-// The program is interpreted for four atoms of one type at a time, which makes its decoding and the loads of the weights
-// cheap: as fast as generated straight-line code (which spills its 32 gradients and inputs) without code for each shape.
+// The program is interpreted for four atoms of one type at a time, which makes its decoding and the loads of the
+// weights cheap: as fast as generated straight-line code (which spills its 32 gradients and inputs) without code for
+// each shape.
 //
-// int32 program: n_outputs, n_linear, n_pairs; linear: (LM, a); pair: a, b, n_groups; group: LM, quadratic (0 or 1), n_cubic,
-// then the third factors. Weights follow the program: one a linear term, then for each group the quadratic and the cubic ones.
+// int32 program: n_outputs, n_linear, n_pairs; linear: (LM, a); pair: a, b, n_groups; group: LM, quadratic (0 or 1),
+// n_cubic, then the third factors. Weights follow the program: one a linear term, then for each group the quadratic and
+// the cubic ones.
 #pragma once
 
 #include "simd.h"
@@ -22,12 +25,10 @@ template <int N>
 static MACE_MD_INLINE void polynomial(const int32_t* program, const Real* w, const V (*x)[N], V (*m)[N]) {
   const int n_outputs = program[0], n_linear = program[1], n_pairs = program[2];
   program += 3;
-  for (int o = 0; o < n_outputs; ++o)
-    MACE_MD_UNROLL
-    for (int k = 0; k < N; ++k) m[o][k] = zero();
-  for (int i = 0; i < n_linear; ++i, program += 2, w += W)
-    MACE_MD_UNROLL
-    for (int k = 0; k < N; ++k) m[program[0]][k] += load(w) * x[program[1]][k];
+  for (int o = 0; o < n_outputs; ++o) MACE_MD_UNROLL
+  for (int k = 0; k < N; ++k) m[o][k] = zero();
+  for (int i = 0; i < n_linear; ++i, program += 2, w += W) MACE_MD_UNROLL
+  for (int k = 0; k < N; ++k) m[program[0]][k] += load(w) * x[program[1]][k];
   for (int i = 0; i < n_pairs; ++i) {
     const V *a = x[program[0]], *b = x[program[1]];
     int n_groups = program[2];
@@ -63,18 +64,15 @@ static MACE_MD_INLINE void polynomial_gradient(const int32_t* program, const Rea
                                                const V (*adjoint)[N], V (*g)[N], V* value) {
   const int n_linear = program[1], n_pairs = program[2];
   program += 3;
-  for (int i = 0; i < n_x; ++i)
-    MACE_MD_UNROLL
-    for (int k = 0; k < N; ++k) g[i][k] = zero();
-  if (VALUE)
-    MACE_MD_UNROLL
-    for (int k = 0; k < N; ++k) value[k] = zero();
-  for (int i = 0; i < n_linear; ++i, program += 2, w += W)
-    MACE_MD_UNROLL
-    for (int k = 0; k < N; ++k) {
-      g[program[1]][k] += load(w) * adjoint[program[0]][k];
-      if (VALUE) value[k] += load(w) * x[program[1]][k];
-    }
+  for (int i = 0; i < n_x; ++i) MACE_MD_UNROLL
+  for (int k = 0; k < N; ++k) g[i][k] = zero();
+  if (VALUE) MACE_MD_UNROLL
+  for (int k = 0; k < N; ++k) value[k] = zero();
+  for (int i = 0; i < n_linear; ++i, program += 2, w += W) MACE_MD_UNROLL
+  for (int k = 0; k < N; ++k) {
+    g[program[1]][k] += load(w) * adjoint[program[0]][k];
+    if (VALUE) value[k] += load(w) * x[program[1]][k];
+  }
   for (int i = 0; i < n_pairs; ++i) {
     const int ia = program[0], ib = program[1];
     int n_groups = program[2];

@@ -1,8 +1,9 @@
-// Vectors of `Real` as wide as the instruction set, through the compiler's vector extension: one source for every target.
+// Vectors of `Real` as wide as the instruction set, through the compiler's vector extension: one source for every
+// target.
 //
-// This header and those that include it are compiled once for each target (instruction set and precision), in its namespace, and use
-// nothing inline of the standard library: the linker merges such functions and could keep the copy that this machine
-// cannot run.
+// This header and those that include it are compiled once for each target (instruction set and precision), in its
+// namespace, and use nothing inline of the standard library: the linker merges such functions and could keep the copy
+// that this machine cannot run.
 #pragma once
 
 #include <cstddef>
@@ -46,9 +47,9 @@ struct MakeLanes<0, I...> {
 constexpr int padded(int n) { return (n + W - 1) / W * W; }
 constexpr int tiles(int n) { return (n + W - 1) / W; }
 
-// One level of a transposing sum: vectors that hold W/2C quantities in 2C partial sums each become, two by two, vectors of
-// W/C quantities in C partial sums. Chunks of C lanes are added even to odd; below 128 bits the pairing stays inside the
-// 128-bit lanes, where shuffles are cheap.
+// One level of a transposing sum: vectors that hold W/2C quantities in 2C partial sums each become, two by two, vectors
+// of W/C quantities in C partial sums. Chunks of C lanes are added even to odd; below 128 bits the pairing stays inside
+// the 128-bit lanes, where shuffles are cheap.
 template <int C>
 struct Halves {
   static constexpr int kLane = 16 / sizeof(Real);

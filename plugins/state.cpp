@@ -39,9 +39,11 @@ struct AtomLayout {
 State::State(torch_abi::Tensor& tensor, const Blob& blob, const Engine& engine, int64_t target)
     : tensor_(tensor), blob_(blob), engine_(engine) {
   const int64_t size = tensor.numel();
-  bool mine = size >= static_cast<int64_t>(sizeof(StateHeader)) && header().magic == kStateMagic && size >= header().end;
+  bool mine =
+      size >= static_cast<int64_t>(sizeof(StateHeader)) && header().magic == kStateMagic && size >= header().end;
   if (mine && header().busy)
-    throw std::runtime_error("mace_md::energy_forces: this state is in use by another call; give each thread its own module");
+    throw std::runtime_error(
+        "mace_md::energy_forces: this state is in use by another call; give each thread its own module");
   if (!mine || header().fingerprint != blob[kFingerprint] || header().target != target) {
     const int64_t packed = aligned(sizeof(StateHeader)), bytes = engine.packed_bytes(blob);
     if (size < packed + bytes) tensor.resize(packed + bytes);
@@ -82,7 +84,8 @@ Dimensions State::dimensions() {
   for (int b = 0; b < list.n_blocks; ++b) {
     int begin = atoms.block_start[b], end = atoms.block_start[b + 1];
     d.max_block_atoms = std::max<int64_t>(d.max_block_atoms, end - begin);
-    d.max_block_candidates = std::max(d.max_block_candidates, atoms.candidate_start[end] - atoms.candidate_start[begin]);
+    d.max_block_candidates =
+        std::max(d.max_block_candidates, atoms.candidate_start[end] - atoms.candidate_start[begin]);
   }
   return d;
 }

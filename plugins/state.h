@@ -2,8 +2,9 @@
 //
 //   [StateHeader][packed model][arrays of atoms][candidates][workspace of an evaluation]
 //
-// Everything is found by offsets, so a copy of the tensor (a cloned module) is a state of its own. A state that was not made
-// for this model, this processor or these atoms is simply made again. The tensor is grown in place when a part does not fit.
+// Everything is found by offsets, so a copy of the tensor (a cloned module) is a state of its own. A state that was not
+// made for this model, this processor or these atoms is simply made again. The tensor is grown in place when a part
+// does not fit.
 #pragma once
 
 #include "engine.h"

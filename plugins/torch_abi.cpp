@@ -2,11 +2,13 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <cstring>
+
 namespace mace_md::torch_abi {
 namespace {
 
 using Status = int32_t;
-using List = void*;
 using Library = void*;
 
 // The interface version that our calls follow: torch 2.10, the first release that exports all of these.
@@ -35,8 +37,6 @@ constexpr uint64_t kInterfaceVersion = (uint64_t{2} << 56) | (uint64_t{10} << 48
   X(Status, aoti_torch_library_def, (Library, const char*))                                            \
   X(Status, torch_library_impl, (Library, const char*, Kernel, uint64_t))                              \
   X(Status, torch_call_dispatcher, (const char*, const char*, StableValue*, uint64_t))                 \
-  X(Status, torch_new_list_reserve_size, (size_t, List*))                                              \
-  X(Status, torch_list_push_back, (List, StableValue))                                                 \
   X(Status, torch_parallel_for, (int64_t, int64_t, int64_t, ParallelBody, void*))                      \
   X(Status, torch_get_num_threads, (uint32_t*))
 
@@ -60,10 +60,10 @@ void resolve() {
   void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
 #endif
   if (torch == nullptr) torch = RTLD_DEFAULT;
-#define MACE_MD_RESOLVE(result, name, arguments)                              \
-  name = reinterpret_cast<result(*) arguments>(dlsym(torch, #name));          \
-  if (name == nullptr)                                                        \
-    throw std::runtime_error("this torch does not export " #name              \
+#define MACE_MD_RESOLVE(result, name, arguments)                     \
+  name = reinterpret_cast<result(*) arguments>(dlsym(torch, #name)); \
+  if (name == nullptr)                                               \
+    throw std::runtime_error("this torch does not export " #name     \
                              ": the native kernels need torch 2.10 or newer, loaded before them");
   MACE_MD_TORCH_SYMBOLS(MACE_MD_RESOLVE)
 #undef MACE_MD_RESOLVE
@@ -81,7 +81,8 @@ Tensor Tensor::empty(int64_t n_dims, const int64_t* sizes, int32_t dtype) {
     stride *= sizes[d];
   }
   TensorHandle handle = nullptr;
-  check(aoti_torch_empty_strided(n_dims, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle), "empty_strided");
+  check(aoti_torch_empty_strided(n_dims, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle),
+        "empty_strided");
   return Tensor(handle);
 }
 
@@ -128,13 +129,13 @@ void* Tensor::data() const {
 }
 
 void Tensor::resize(int64_t size) {
-  List sizes = nullptr;
-  check(torch_new_list_reserve_size(1, &sizes), "new_list");
-  check(torch_list_push_back(sizes, static_cast<StableValue>(size)), "list_push_back");
+  // Not aten::resize_: the storage of a tensor that torch.jit.load made cannot be resized, but it can be replaced.
+  Tensor larger = Tensor::empty(1, &size, dtype());
+  std::memcpy(larger.data(), data(), static_cast<size_t>(std::min(size, numel())));
   TensorHandle self = nullptr;
   check(aoti_torch_new_tensor_handle(handle_, &self), "new_tensor_handle");
-  StableValue stack[3] = {as_value(self), as_value(sizes), 0};  // self, size, memory_format=None; the call owns them
-  check(torch_call_dispatcher("aten::resize_", "", stack, kInterfaceVersion), "resize_");
+  StableValue stack[2] = {as_value(self), as_value(larger.release())};  // the call owns them
+  check(torch_call_dispatcher("aten::set_", "source_Tensor", stack, kInterfaceVersion), "set_");
   Tensor result(reinterpret_cast<TensorHandle>(stack[0]));
 }
 

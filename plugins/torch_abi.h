@@ -1,8 +1,9 @@
 // The part of torch's stable C interface that the op needs, declared here and resolved when the library is loaded.
 //
 // These functions are exported by libtorch_cpu with C linkage and are documented as stable from torch 2.10 on
-// (torch/csrc/stable/c/shim.h, torch/csrc/inductor/aoti_torch/c/shim.h). Declaring the twenty of them that we call, instead
-// of including torch's headers, means that building needs no torch and that one binary serves every torch that has them.
+// (torch/csrc/stable/c/shim.h, torch/csrc/inductor/aoti_torch/c/shim.h). Declaring the twenty of them that we call,
+// instead of including torch's headers, means that building needs no torch and that one binary serves every torch that
+// has them.
 #pragma once
 
 #include <cstdint>
@@ -37,9 +38,11 @@ class Tensor {
   bool is_contiguous() const;
   void* data() const;
   template <class T>
-  T* data_as() const { return static_cast<T*>(data()); }
+  T* data_as() const {
+    return static_cast<T*>(data());
+  }
 
-  // Grows or shrinks a 1-d tensor in place (aten::resize_); contents up to the smaller size are kept.
+  // Gives a 1-d tensor of bytes another size in place; contents up to the smaller size are kept.
   void resize(int64_t size);
   TensorHandle release();
 

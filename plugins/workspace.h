@@ -29,7 +29,7 @@ struct Workspace {
   Edge<ELL>* edges;
   EdgeGeometry* geometry;
   int32_t* n_edges;
-  Real *density0, *density1;  // derivatives with respect to t, an edge; only for models with densities
+  Real *density0, *density1;  // derivatives in knot spacings, an edge; only for models with densities
   Real *scale0, *scale1;      // 1 / (1 + rho), an atom
   Real* a0;                   // block after block, [tile][node order] inside a block
   Real* h;                    // [tile][atom][lm][W]

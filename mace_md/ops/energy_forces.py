@@ -1,7 +1,7 @@
 """The native op `mace_md::energy_forces`: a whole folded model, its neighbour list and its analytic forces in one call.
 
-The kernels (plugins/) are compiled when the package is installed, where there is a compiler. Their definition, fallback and
-oracle is `mace_md.model.folded.FoldedMACE`.
+The kernels (plugins/) are compiled when the package is installed, where there is a compiler. Their definition, fallback
+and oracle is `mace_md.model.folded.FoldedMACE`.
 """
 
 import ctypes
@@ -52,7 +52,7 @@ def energy_forces(
 
     Parameters
     ----------
-    positions : [n_particles, 3], nm, float32 or float64, contiguous, on the CPU; wrapped or not.
+    positions : [n_particles, 3], nm, float32 or float64, on the CPU; wrapped or not.
     box : [3, 3], rows, nm, for periodic systems of any shape; smaller than the cutoff is fine.
     types : [n_particles] int32, index into the elements of the packed model; -1 for particles that are not part of it.
     blob : the model, from `mace_md.ops.packing.pack`; its precision is that of the kernels.
@@ -65,16 +65,15 @@ def energy_forces(
     energies that are not finite.
     """
     energy, forces, virial = torch.ops.mace_md.energy_forces(
-        positions.detach(), None if box is None else box.detach(), types, blob, state
+        positions.detach().contiguous(), None if box is None else box.detach().contiguous(), types, blob, state
     )
     if torch.is_grad_enabled():
         if positions.requires_grad:
             # adds zero, with the gradient that the op has already computed
             energy = energy - ((positions - positions.detach()).to(torch.float64) * forces.to(torch.float64)).sum()
-        if box is not None:
-            if box.requires_grad:
-                fixed = box.detach().to(torch.float64)
-                on_atoms = positions.detach().to(torch.float64).t() @ forces.to(torch.float64)
-                gradient = torch.linalg.solve(fixed.t(), on_atoms - virial)
-                energy = energy + ((box.to(torch.float64) - fixed) * gradient).sum()
+        if box is not None and box.requires_grad:
+            fixed = box.detach().to(torch.float64)
+            on_atoms = positions.detach().to(torch.float64).t() @ forces.to(torch.float64)
+            gradient = torch.linalg.solve(fixed.t(), on_atoms - virial)
+            energy = energy + ((box.to(torch.float64) - fixed) * gradient).sum()
     return energy, forces, virial

@@ -12,11 +12,11 @@ from torch import Tensor
 from mace_md.errors import InputError
 from mace_md.units import EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
-MAGIC, VERSION = 0x313044444543414D, 1
+MAGIC, VERSION = 0x313044444543414D, 2
 HEADER_INTS, HEADER_DOUBLES = 96, 64
 INTS = [
     "magic", "version", "fingerprint", "bytes", "precision", "max_ell", "max_L", "channels", "conv_channels", "types",
-    "knots", "radial0_by_sender", "radial1_by_pair", "mix_by_type", "mlp", "gate", "zbl", "scale_zbl", "isa",
+    "rows", "radial0_by_sender", "radial1_by_pair", "mix_by_type", "mlp", "gate", "zbl", "scale_zbl", "isa",
 ]  # fmt: skip
 SECTIONS = [
     "table0", "table1", "density0", "density1", "program0", "program1", "weights0", "weights1", "W_h", "bias_h",
@@ -33,8 +33,8 @@ INSTRUCTION_SETS = {"auto": 0, "generic": 1, "avx2": 2, "avx512": 3}
 R_MIN, R_JUDGED = 0.35, 0.5  # A
 # Allowed error of the derivative of the radial functions, rms, relative to the rms derivative: what rounding leaves of
 # forces in float32, and forces within 1e-8 eV/A of the exact model in float64.
-TOLERANCE = {torch.float32: 3e-7, torch.float64: 2e-10}
-KNOTS = [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096]
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 5e-10}
+MIN_KNOTS, MAX_KNOTS = 96, 4096
 
 
 def pack(folded, *, dtype: torch.dtype, skin: float, instruction_set: str = "auto") -> Tensor:
@@ -88,7 +88,7 @@ def pack(folded, *, dtype: torch.dtype, skin: float, instruction_set: str = "aut
         sections["zbl_types"] = torch.stack([zbl.covalent_radii, zbl.charges], dim=1).double().numpy()
     header = {
         "precision": 4 if dtype == torch.float32 else 8, "max_ell": folded.max_ell, "max_L": folded.edge_L,
-        "channels": channels, "conv_channels": folded.edge_channels, "types": types, "knots": n_knots,
+        "channels": channels, "conv_channels": folded.edge_channels, "types": types, "rows": n_knots + 4,
         "radial0_by_sender": folded.radial0_by_sender, "radial1_by_pair": folded.radial1_by_pair,
         "mix_by_type": any(w.shape[0] > 1 for w in folded.W_a), "mlp": mlp, "gate": GATES[folded.gate],
         "zbl": zbl is not None, "scale_zbl": True, "isa": INSTRUCTION_SETS[instruction_set],
@@ -146,7 +146,7 @@ def assemble(header: dict, numbers: dict, sections: dict, dtype: torch.dtype) ->
 
 
 def radial_tables(folded, dtype: torch.dtype) -> tuple[dict[str, Tensor], int]:
-    """The tables of both layers on knots that are close enough for `dtype`, and the number of rows."""
+    """The tables of both layers on knots that are close enough for `dtype`, and the number of knots."""
     T = folded.n_species
     every_pair = [(i, j) for i in range(T) for j in range(T)]
     pairs0 = [(0, j) for j in range(T)] if folded.radial0_by_sender else every_pair
@@ -157,9 +157,11 @@ def radial_tables(folded, dtype: torch.dtype) -> tuple[dict[str, Tensor], int]:
         "density0": [_density_function(folded, 0, i, j) for i, j in every_pair] if folded.has_density0 else [],
         "density1": [_density_function(folded, 1, i, j) for i, j in every_pair] if folded.has_density1 else [],
     }
-    n_knots = max(_knots_needed(f, folded.r_max, dtype) for fs in functions.values() for f in fs)
+    n_knots = MIN_KNOTS
+    for function in [f for fs in functions.values() for f in fs]:
+        n_knots = _knots_needed(function, n_knots, folded.r_max, dtype)
     tables = {
-        name: torch.stack([piecewise(f, n_knots, folded.r_max).to(dtype) for f in fs])
+        name: torch.stack([spline(f, n_knots, folded.r_max).to(dtype) for f in fs])
         for name, fs in functions.items()
         if fs
     }
@@ -205,54 +207,76 @@ def _derivatives(function: Callable[[Tensor], Tensor], r: Tensor) -> tuple[Tenso
     return value, slope, curvature
 
 
-def piecewise(function: Callable[[Tensor], Tensor], n_knots: int, r_max: float) -> Tensor:
-    """Coefficients [n_knots, ..., 6, channels] of the quintic Hermite interpolant in the fraction t of each interval.
+def spline_weights(t: Tensor) -> Tensor:
+    """Values, first and second derivatives [3, n, 6] of the quintic B-splines at t [n], 0 <= t <= 1, of an interval."""
+    values = {0: torch.ones(len(t), 1, dtype=t.dtype)}
+    for degree in range(1, 6):
+        i = torch.arange(degree, dtype=t.dtype)
+        part = values[degree - 1] / degree
+        left, right = (t[:, None] + degree - 1 - i) * part, (i + 1 - t[:, None]) * part
+        values[degree] = torch.nn.functional.pad(right, (0, 1)) + torch.nn.functional.pad(left, (1, 0))
+    slope, curvature = values[4], values[3]
+    for _ in range(2):
+        curvature = torch.nn.functional.pad(curvature, (1, 0)) - torch.nn.functional.pad(curvature, (0, 1))
+    slope = torch.nn.functional.pad(slope, (1, 0)) - torch.nn.functional.pad(slope, (0, 1))
+    return torch.stack([values[5], slope, curvature])
 
-    Row 0 is the linear continuation below R_MIN, row k + 1 the interval from knot k.
+
+def spline(function: Callable[[Tensor], Tensor], n_knots: int, r_max: float) -> Tensor:
+    """Coefficients [n_knots + 4, ..., channels] of the quintic spline through `function` at knots from R_MIN to r_max.
+
+    The four conditions beyond the values are the first and second derivatives at both ends.
     """
-    r = torch.linspace(R_MIN, r_max, n_knots, dtype=torch.float64)
-    h = (r_max - R_MIN) / (n_knots - 1)
-    f, d, c = _derivatives(function, r)
-    d, c = d * h, c * h * h
-    a0, a1, a2 = f[:-1], d[:-1], c[:-1] / 2
-    value, slope, curvature = f[1:] - (a0 + a1 + a2), d[1:] - (a1 + 2 * a2), c[1:] - 2 * a2
-    a3 = 10 * value - 4 * slope + curvature / 2
-    a4 = -15 * value + 7 * slope - curvature
-    a5 = 6 * value - 3 * slope + curvature / 2
-    inside = torch.stack([a0, a1, a2, a3, a4, a5], dim=-2)
-    zero = torch.zeros_like(f[:1])
-    below = torch.stack([f[:1], d[:1], zero, zero, zero, zero], dim=-2)
-    return torch.cat([below, inside])
+    r, h = torch.linspace(R_MIN, r_max, n_knots, dtype=torch.float64), (r_max - R_MIN) / (n_knots - 1)
+    values = function(r)
+    _, slopes, curvatures = _derivatives(function, r[[0, -1]])
+    at_knot = spline_weights(torch.zeros(1, dtype=torch.float64))[:, 0, :5]  # the sixth is zero there
+    matrix = torch.zeros(n_knots + 4, n_knots + 4, dtype=torch.float64)
+    rows = torch.arange(n_knots)
+    for k in range(5):
+        matrix[rows, rows + k] = at_knot[0, k]
+    for row, (derivative, start) in enumerate([(1, 0), (1, n_knots - 1), (2, 0), (2, n_knots - 1)], start=n_knots):
+        matrix[row, start : start + 5] = at_knot[derivative]
+    conditions = torch.cat([values, h * slopes, h * h * curvatures])
+    return torch.linalg.solve(matrix, conditions.flatten(1)).reshape(conditions.shape)
 
 
-def _knots_needed(function: Callable[[Tensor], Tensor], r_max: float, dtype: torch.dtype) -> int:
-    """The smallest of KNOTS for which the derivative is within TOLERANCE at points between the knots."""
-    for n_knots in KNOTS:
-        h = (r_max - R_MIN) / (n_knots - 1)
-        coefficients = piecewise(function, n_knots, r_max)[1:]
-        error, scale = 0.0, 0.0
-        for t in (0.2, 0.5):  # the error of the derivative is largest near 0.2 and 0.8
-            r = R_MIN + h * (torch.arange(n_knots - 1, dtype=torch.float64) + t)
-            exact = _derivatives(function, r)[1]
-            powers = torch.tensor([k * t ** max(k - 1, 0) / h for k in range(6)], dtype=torch.float64)
-            found = torch.einsum("k,n...kc->n...c", powers, coefficients)
-            judged = r > R_JUDGED
-            error = max(error, float((found - exact)[judged].pow(2).mean()))
-            scale = max(scale, float(exact[judged].pow(2).mean()))
-        if math.sqrt(error) <= TOLERANCE[dtype] * math.sqrt(scale):
+def _error(function: Callable[[Tensor], Tensor], n_knots: int, r_max: float) -> float:
+    """Error of the derivative of the spline between the knots, rms, relative to the rms derivative."""
+    h, coefficients = (r_max - R_MIN) / (n_knots - 1), spline(function, n_knots, r_max)
+    intervals = torch.arange(n_knots - 1)
+    error, scale = 0.0, 0.0
+    for t in (0.25, 0.5):
+        r = R_MIN + h * (intervals.double() + t)
+        exact = torch.func.jvp(function, (r,), (torch.ones_like(r),))[1]
+        weights = spline_weights(torch.full([1], t, dtype=torch.float64))[1, 0] / h
+        found = sum(weights[k] * coefficients[intervals + k] for k in range(6))
+        judged = r > R_JUDGED
+        error = max(error, float((found - exact)[judged].pow(2).mean()))
+        scale = max(scale, float(exact[judged].pow(2).mean()))
+    return math.sqrt(error / scale) if scale > 0 else 0.0
+
+
+def _knots_needed(function: Callable[[Tensor], Tensor], n_knots: int, r_max: float, dtype: torch.dtype) -> int:
+    """The number of knots from `n_knots` on, a multiple of 16, whose error is within TOLERANCE; at most MAX_KNOTS."""
+    while n_knots < MAX_KNOTS:
+        excess = _error(function, n_knots, r_max) / TOLERANCE[dtype]
+        if excess <= 1:
             return n_knots
-    return KNOTS[-1]
+        growth = min(max(1.02 * excess**0.2, 1.1), 8.0)  # the error falls as the fifth power of the spacing
+        n_knots = math.ceil(n_knots * growth / 16) * 16
+    return MAX_KNOTS
 
 
-# --- polynomials, couplings, mixing ------------------------------------------------------------------------------------
+# --- polynomials, couplings, mixing ----------------------------------------------------------------------------------
 
 
 def polynomial_program(factors: Tensor, sizes: list[int], n_components: int) -> tuple[np.ndarray, list[int]]:
     """The monomials as a program of shared pair products (plugins/polynomial.h), and the order of its weights.
 
-    factors [degree, n_terms]: components in each monomial, `n_components` standing for the constant 1; sizes: monomials of
-    each output. A cubic monomial x_a x_b x_c can use any of its three pairs: the pair that most of the remaining cubic
-    monomials have is taken first.
+    factors [degree, n_terms]: components in each monomial, `n_components` standing for the constant 1; sizes: monomials
+    of each output. A cubic monomial x_a x_b x_c can use any of its three pairs: the pair that most of the remaining
+    cubic monomials have is taken first.
     """
     columns = [tuple(sorted(int(x) for x in column if int(x) < n_components)) for column in factors.T]
     outputs = [output for output, size in enumerate(sizes) for _ in range(size)]
