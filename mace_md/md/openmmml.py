@@ -47,9 +47,10 @@ class MaceMDPotentialImpl(MLPotentialImpl):
     ) -> None:
         """Add the force for `atoms` (all for None) to `system`.
 
-        precision: "single" or "double"; the model's own by default. kernels, device: see `make_force`. backend: "python"
-        by default, since openmm-ml copies forces (for interpolation) and its users serialise Systems, and a TorchForce
-        crashes at either; "torchforce" is faster for small systems. Raises InputError for an argument it does not know.
+        precision: "single" or "double"; the model's own by default. kernels, device: see `make_force`. backend:
+        "python" by default, since openmm-ml copies forces (for interpolation) and its users serialise Systems, and a
+        TorchForce crashes at either; "torchforce" is faster for small systems. Raises InputError for an argument it
+        does not know.
         """
         unknown = sorted(set(args) - _OF_EMBEDDINGS)
         if unknown:
