@@ -12,8 +12,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import nn
 
 from mace_md.model.artifact import resolve_model
-from mace_md.model.potential import EdgeDerivative, isolated_energy, species_of
+from mace_md.model.potential import EdgeDerivative, NativePotential, isolated_energy, make_potential, species_of
+from mace_md.ops.energy_forces import energy_forces
 from mace_md.ops.neighbor_list import neighbor_list
+from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 
 def ase_calculator(
@@ -22,6 +24,7 @@ def ase_calculator(
     head: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str = "cpu",
+    kernels: str = "auto",
 ) -> "MACECalculator":
     """A calculator for any atoms whose elements the model knows, periodic in any of the three directions.
 
@@ -29,11 +32,12 @@ def ase_calculator(
     ----------
     model : a model, or a name or file for `load_model`, with `head` to choose among several.
     dtype : "float32" or "float64", that the model computes in; its own by default.
+    kernels : "auto", "native" or "reference", see `make_potential`; energies of single atoms are the reference's.
 
     The energies are total (E0s included), also per atom; free_energy is the energy. Raises InputError, at the first
-    evaluation, for an element that the model does not know.
+    evaluation, for an element that the model does not know, and for a model that `kernels` cannot run.
     """
-    return MACECalculator(resolve_model(model, head=head, dtype=dtype), device)
+    return MACECalculator(resolve_model(model, head=head, dtype=dtype), device, kernels)
 
 
 class MACECalculator(Calculator):
@@ -41,19 +45,54 @@ class MACECalculator(Calculator):
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
 
-    def __init__(self, model: nn.Module, device: str = "cpu") -> None:
+    def __init__(self, model: nn.Module, device: str = "cpu", kernels: str = "auto") -> None:
         super().__init__()
         self.model = model.to(device).eval()
-        self.device = device
+        self.device, self.kernels = device, kernels
         self._derivative = EdgeDerivative(self.model)
+        self._bound_to: tuple[list[int], bool] | None = None  # numbers and periodicity that the native potential is for
+        self._native: NativePotential | None = None
 
     def calculate(
         self, atoms: Atoms | None = None, properties: Any = ("energy",), system_changes: Any = all_changes
     ) -> None:
-        """Evaluate everything: a MACE's forces and stress cost nothing once its energy is differentiated."""
+        """Evaluate everything but the energies of single atoms: forces and stress come with the energy."""
         super().calculate(atoms, properties, system_changes)
         if "stress" in properties and self.atoms.cell.rank < 3:
             raise PropertyNotImplementedError("stress needs three cell vectors")
+        native = None if "energies" in properties else self._native_potential()
+        if native is None:
+            self._evaluate_reference()
+        else:
+            self._evaluate_native(native)
+
+    def _native_potential(self) -> NativePotential | None:
+        """The native potential of the present atoms, None where the reference is used."""
+        numbers, periodic = self.atoms.numbers.tolist(), bool(self.atoms.pbc.any())
+        if self._bound_to != (numbers, periodic):
+            self._native = None
+            if self.kernels != "reference" and self.device == "cpu":
+                potential, _ = make_potential(self.model, numbers, periodic=periodic, kernels=self.kernels)
+                self._native = potential if isinstance(potential, NativePotential) else None
+            self._bound_to = (numbers, periodic)
+        return self._native
+
+    def _evaluate_native(self, native: NativePotential) -> None:
+        positions = torch.as_tensor(self.atoms.positions, dtype=torch.float64) / NM_TO_ANGSTROM
+        cell = None
+        if native.periodic:
+            cell = torch.as_tensor(_cell_for_list(self.atoms), dtype=torch.float64) / NM_TO_ANGSTROM
+        energy, forces, virial = energy_forces(positions, cell, native.types, native.blob, native.state)
+        total = float(energy) / EV_TO_KJ_MOL + isolated_energy(self.model, self.atoms.numbers.tolist())
+        self.results = {
+            "energy": total,
+            "free_energy": total,
+            "forces": forces.numpy() / EV_PER_ANGSTROM_TO_KJ_MOL_NM,
+        }
+        if self.atoms.cell.rank == 3:
+            self.results["stress"] = _stress(-virial.numpy() / EV_TO_KJ_MOL, self.atoms.get_volume())
+
+    def _evaluate_reference(self) -> None:
         numbers = self.atoms.numbers.tolist()
         species = species_of(self.model, numbers).to(self.device)
         positions = torch.as_tensor(self.atoms.positions, dtype=torch.float64, device=self.device)
@@ -76,8 +115,13 @@ class MACECalculator(Calculator):
         }
         if self.atoms.cell.rank == 3:
             # Under a strain every edge vector v becomes v (1 + strain).
-            virial = (vectors.T @ derivative).cpu().numpy()
-            self.results["stress"] = full_3x3_to_voigt_6_stress((virial + virial.T) / 2 / self.atoms.get_volume())
+            dE_dstrain = (vectors.T @ derivative).cpu().numpy()
+            self.results["stress"] = _stress(dE_dstrain, self.atoms.get_volume())
+
+
+def _stress(dE_dstrain: np.ndarray, volume: float) -> np.ndarray:
+    """ASE's six components of the stress (eV/A^3) from the derivative of the energy by the strain [3, 3] (eV)."""
+    return full_3x3_to_voigt_6_stress((dE_dstrain + dE_dstrain.T) / 2 / volume)
 
 
 def _cell_for_list(atoms: Atoms) -> np.ndarray:
