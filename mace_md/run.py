@@ -45,7 +45,8 @@ def main(config: RunConfig) -> int:
         structure = _read(config)
         model = _load(config, structure)
         dynamics = _dynamics(config, structure)
-        system = _system(config, structure, model, dynamics)
+        force = _force(config, structure, model)
+        system = _system(config, structure, force, dynamics)
         simulation = _simulation(config, structure, system, dynamics)
         check = _prove(config, structure, model, simulation)
         run = Run(config, structure, simulation, dynamics, _identity(config, structure, model), stop)
@@ -53,7 +54,7 @@ def main(config: RunConfig) -> int:
             run.accept(checkpoint)
         with disk_explained(config.output), numbers_stay_finite("run"):
             open_folder(config.output, held)
-            record = _describe(config, structure, model, simulation, check)
+            record = _describe(config, structure, model, force.kernels, simulation, check)
             try:
                 run.begin() if checkpoint is None else run.resume(checkpoint)
                 run.produce()
@@ -149,11 +150,14 @@ def _dynamics(config: RunConfig, structure: Structure) -> Dynamics:
     return dynamics
 
 
-def _system(config: RunConfig, structure: Structure, model: LoadedModel, dynamics: Dynamics) -> openmm.System:
+def _force(config: RunConfig, structure: Structure, model: LoadedModel) -> openmm.Force:
     chosen = {} if model.is_exported else {"kernels": config.kernels, "skin": config.skin}
-    force = make_force(
+    return make_force(
         structure.topology, model.source, periodic=structure.box is not None, backend=config.backend, **chosen
     )
+
+
+def _system(config: RunConfig, structure: Structure, force: openmm.Force, dynamics: Dynamics) -> openmm.System:
     barostat = None
     if config.ensemble == "npt":
         rigid, sentence = choose_scaling(structure, config.barostat_scaling)
@@ -230,7 +234,7 @@ def _identity(config: RunConfig, structure: Structure, model: LoadedModel) -> di
     } | {name: getattr(config, name) for name in _IDENTITY}
 
 
-def _describe(config, structure, model, simulation, check) -> dict[str, object]:
+def _describe(config, structure, model, kernels, simulation, check) -> dict[str, object]:
     """Write run.toml, run.json and the topology; returns the record, which gets the timings at the end."""
     record = collect_provenance(
         config,
@@ -238,6 +242,7 @@ def _describe(config, structure, model, simulation, check) -> dict[str, object]:
         model=model.facts,
         seed=config.seed,
         platform=simulation.context.getPlatform().getName(),
+        kernels=kernels._asdict(),
         notes=list(structure.notes),
         self_check=check,
         earlier=_earlier_records(config.output / "run.json"),

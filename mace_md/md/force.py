@@ -29,7 +29,7 @@ from mace_md.model.artifact import (
     resolve_model,
     script_potential,
 )
-from mace_md.model.potential import DEFAULT_SKIN, checked_atoms, make_potential
+from mace_md.model.potential import DEFAULT_SKIN, KernelChoice, checked_atoms, make_potential
 from mace_md.ops.energy_forces import load_library
 
 _log = logging.getLogger("mace_md")
@@ -71,6 +71,9 @@ def make_force(
         computes where its OpenMM platform does.
     force_group, name : of the force.
 
+    The object returned has an attribute `kernels`, the `KernelChoice` made; it is not part of OpenMM's force, and a
+    System does not hand it out again.
+
     Raises InputError for elements that the model does not know, for a potential made for other atoms, for options that
     contradict a potential file, and when OpenMM-Torch is missing or does not fit the installed torch.
     """
@@ -90,7 +93,7 @@ def make_force(
         _refuse_other_options(Path(model), info, wanted)
         _refuse_other_atoms(Path(model), info, atomic_numbers, periodic)
         potential = load_potential(model)[0]
-        chosen = f"{info.kernels} kernels (chosen at export)"
+        choice = KernelChoice(info.kernels, "chosen at export")
     else:
         model = resolve_model(model, head=head, dtype=dtype)
         if backend == "python" and atoms is not None:  # a PythonForce hands over only the particles it acts on
@@ -99,8 +102,7 @@ def make_force(
         potential, choice = make_potential(
             model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin, kernels=kernels
         )
-        chosen = f"{choice.name} kernels ({choice.reason})"
-    _log.info("force: %s, %s", backend, chosen)
+    _log.info("force: %s, %s kernels (%s)", backend, choice.name, choice.reason)
     if backend == "torchforce":
         force = _torch_force(potential)
     else:
@@ -108,6 +110,7 @@ def make_force(
     force.setUsesPeriodicBoundaryConditions(bool(periodic))
     force.setForceGroup(force_group)
     force.setName(name)
+    force.kernels = choice
     return force
 
 
