@@ -82,6 +82,7 @@ class Native:
     """The op for one packed model, in eV and A."""
 
     def __init__(self, model, dtype=torch.float64, instruction_set="auto", skin=0.5):
+        load_library()
         self.folded = fold(model)
         self.numbers = self.folded.atomic_numbers.tolist()
         self.blob = packed(self.folded, dtype, skin, instruction_set)

@@ -244,3 +244,11 @@ def test_shapes_without_kernels_are_refused_when_packed():
         pack(fold(make_model(max_ell=1)), dtype=torch.float32, skin=0.5)
     with pytest.raises(InputError, match="float32 or float64"):
         pack(fold(make_model()), dtype=torch.float16, skin=0.5)
+
+
+def test_a_state_at_an_odd_address_is_moved():
+    native, atoms = Native(make_model()), random_atoms(cell=TRICLINIC)
+    expected = native(atoms)[1]
+    native.state = torch.zeros(native.state.numel() + 1, dtype=torch.uint8)[1:]
+    assert native.state.data_ptr() % 64 != 0
+    assert np.array_equal(native(atoms)[1], expected)
