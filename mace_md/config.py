@@ -35,7 +35,7 @@ class RunConfig(_Settled):
         aliases=("--struct",),
     )
     model: str = option(
-        help="model: a name of `mace-md models list`, or a .model or .mace file",
+        help="model: a name of `mace-md models list`, a .model or .mace file, or a potential.pt of `mace-md export`",
         name_or_path=True,
     )
     head: str | None = option(None, help="head of a model that has several")
@@ -94,21 +94,26 @@ class RunConfig(_Settled):
         unit="kJ/mol/nm",
         above=0,
         only_if=("minimize", (True,)),
-        fill=10.0,
-        help="root-mean-square force at which minimisation ends",
+        fill=100.0,
+        help="root-mean-square force component at which minimisation ends (at 300 K it is several times 100)",
     )
     minimize_iterations: int | None = option(
         None,
         at_least=0,
         only_if=("minimize", (True,)),
-        fill=200,
+        fill=100,
         help="most iterations of the minimiser; 0 is no limit",
     )
     seed: int | None = option(
         None, at_least=0, help="seed of velocities, thermostat and barostat", shown_default="drawn and recorded"
     )
 
-    dtype: str = option("float32", choices=("float32", "float64"), help="precision of the model")
+    dtype: str | None = option(
+        None,
+        choices=("float32", "float64"),
+        help="precision of the model; of a potential.pt, the one it was exported with",
+        shown_default="float32",
+    )
     platform: str = option(
         "auto",
         choices=("auto", "CUDA", "HIP", "OpenCL", "CPU", "Reference"),
@@ -141,7 +146,7 @@ class RunConfig(_Settled):
         help="box lengths a,b,c or a,b,c,alpha,beta,gamma (A and degrees)",
         shown_default="from the file",
     )
-    skin: float = option(0.5, unit="A", at_least=0, help="margin of the neighbour list")
+    skin: float | None = option(None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5")
     hydrogens: str = option(
         "check", choices=("check", "add", "keep"),
         help="check refuses residues without hydrogens, add puts them in at pH 7, keep takes the file as it is",

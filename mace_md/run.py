@@ -14,6 +14,7 @@ import torch
 from openmm import app
 
 from mace_md.config import RunConfig, to_toml
+from mace_md.errors import InputError
 from mace_md.md import preflight, selfcheck
 from mace_md.md.barostat import choose_scaling, make_barostat
 from mace_md.md.folder import find_checkpoint, held_log, open_folder
@@ -27,8 +28,9 @@ from mace_md.md.simulation import choose_platform, is_linear, make_simulation, n
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure, read_structure
 from mace_md.md.system import make_system
-from mace_md.model.artifact import is_potential_file, read_info
+from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
 from mace_md.model.checkpoint import load_model
+from mace_md.model.potential import DEFAULT_SKIN
 from mace_md.provenance import collect_provenance, sha256_of, write_atomically, write_json
 
 log = logging.getLogger("mace_md")
@@ -44,6 +46,7 @@ def main(config: RunConfig) -> int:
             torch.set_num_threads(config.threads)
         structure = _read(config)
         model = _load(config, structure)
+        config = replace(config, dtype=model.dtype, skin=model.skin)
         dynamics = _dynamics(config, structure)
         force = _force(config, structure, model)
         system = _system(config, structure, force, dynamics)
@@ -103,6 +106,8 @@ class LoadedModel:
     elements: list[int]  # atomic numbers it can be used for
     facts: dict[str, object]  # name, sha256, licence, level_of_theory, ...
     path: str  # of the file it was read from
+    dtype: str
+    skin: float  # of the neighbour list, A
 
     @property
     def is_exported(self) -> bool:
@@ -113,17 +118,32 @@ def _load(config: RunConfig, structure: Structure) -> LoadedModel:
     """The model, after every check of the structure against it."""
     if is_potential_file(config.model):
         info = read_info(config.model)
+        _refuse_other_options(config, info)
         elements = sorted(set(info.atomic_numbers))
-        model = LoadedModel(Path(config.model), info.r_max, elements, asdict(info), config.model)
+        facts = asdict(info)
+        model = LoadedModel(Path(config.model), info.r_max, elements, facts, config.model, info.dtype, info.skin)
     else:
-        module = load_model(config.model, head=config.head, dtype=config.dtype)
-        elements = module.atomic_numbers.tolist()
-        model = LoadedModel(module, float(module.r_max), elements, asdict(module.info), module.info.path)
+        dtype = config.dtype or "float32"
+        module = load_model(config.model, head=config.head, dtype=dtype)
+        elements, facts = module.atomic_numbers.tolist(), asdict(module.info)
+        skin = DEFAULT_SKIN if config.skin is None else config.skin
+        model = LoadedModel(module, float(module.r_max), elements, facts, module.info.path, dtype, skin)
     _say(_model_lines(config.model, model))
     preflight.check_elements(structure, model.elements, config.model)
     _say(preflight.check_charge_and_spin(structure, config.charge, config.spin, config.model))
     _say(preflight.check_box(structure, model.r_max, npt=config.ensemble == "npt"))
     return model
+
+
+def _refuse_other_options(config: RunConfig, info: PotentialInfo) -> None:
+    """What was fixed at export cannot be chosen any more; saying the same again is fine."""
+    for name in ("head", "dtype", "kernels", "skin"):
+        wanted, fixed = getattr(config, name), getattr(info, name)
+        if wanted not in (None, "auto", fixed):
+            raise InputError(
+                f"--{name} {wanted}: {config.model} was exported with {name} {fixed}, which is fixed in it. Leave the "
+                f"option out, or export the model again with --{name} {wanted}."
+            )
 
 
 def _model_lines(name: str, model: LoadedModel) -> list[str]:
@@ -151,7 +171,7 @@ def _dynamics(config: RunConfig, structure: Structure) -> Dynamics:
 
 
 def _force(config: RunConfig, structure: Structure, model: LoadedModel) -> openmm.Force:
-    chosen = {} if model.is_exported else {"kernels": config.kernels, "skin": config.skin}
+    chosen = {} if model.is_exported else {"kernels": config.kernels, "skin": model.skin}
     return make_force(
         structure.topology, model.source, periodic=structure.box is not None, backend=config.backend, **chosen
     )

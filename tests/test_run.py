@@ -147,10 +147,55 @@ def test_exported_potential_runs(run, tmp_path, tiny_model):
     from mace_md.model.artifact import export_potential
 
     path = tmp_path / "potential.pt"
-    export_potential(load_model(tiny_model, dtype="float32"), [8, 1, 1] * 8, path, periodic=True)
+    export_potential(load_model(tiny_model, dtype="float32"), [8, 1, 1] * 8, path, periodic=True, kernels="reference")
     code, out, _ = run(model=path)
     assert code == 0
     assert "an exported potential, compared with its model when it was written" in out
+
+
+def test_options_fixed_at_export_are_refused(run, tmp_path, tiny_model):
+    from mace_md.model.artifact import export_potential
+
+    path = tmp_path / "potential.pt"
+    model = load_model(tiny_model, dtype="float64")
+    export_potential(model, [8, 1, 1] * 8, path, periodic=True, kernels="reference", skin=0.7)
+    quick = [word for word in QUICK if word not in ("--kernels", "reference")]
+    given = {"dtype": "float32", "head": "dft", "kernels": "native", "skin": "0.5"}
+    for option, value in given.items():
+        code, _, err = run(f"--{option}", value, model=path, quick=quick)
+        assert code == 1
+        assert f"--{option} {value}: " in err
+        assert f"was exported with {option} " in err
+        assert not (tmp_path / "water-run").exists()
+    code, _, err = run("--charge", "1", model=path, quick=quick)
+    assert (code, "has no input for the charge" in err) == (1, True)
+    assert run("--dtype", "float64", model=path, quick=quick)[0] == 0
+    options = tomllib.loads((tmp_path / "water-run" / "run.toml").read_text())
+    assert (options["dtype"], options["skin"]) == ("float64", 0.7)
+    assert run("--steps", "30", "--restart", model=path, quick=quick)[0] == 0
+
+
+def test_minimisation_that_does_not_converge_goes_on(run):
+    code, out, _ = run("--minimize", "--minimize-iterations", "1", "--minimize-tolerance", "1e-3", "--steps", "1")
+    assert code == 0
+    assert "minimise: not converged after 1 iterations (the run goes on)" in out
+
+
+def test_full_disk_keeps_the_checkpoint_and_the_run_continues(box, tiny_model, tmp_path, repository):
+    """The limit on the length of a file stands in for the disk: the trajectory meets it first."""
+    words = command(box, tiny_model, tmp_path / "out", "--steps", "60", "--trajectory-interval", "1")
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *words],
+        env=environment(repository), cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert limited.returncode == 1
+    assert len(limited.stderr.splitlines()) == 1
+    assert "trajectory.dcd: cannot be written" in limited.stderr
+    assert "make room and continue with the same command and --restart" in limited.stderr
+    assert main([*words[3:], "--restart"]) == 0
+    whole = [str(tmp_path / "whole") if word == str(tmp_path / "out") else word for word in words]
+    assert main(whole[3:]) == 0
+    same_results(tmp_path / "whole", tmp_path / "out")
 
 
 # ------------------------------------------------------------------------------------------------ what goes wrong
@@ -205,12 +250,19 @@ def test_existing_folder_is_not_touched(run, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "water-run").iterdir()} == before
 
 
-def test_missing_model_and_damaged_model(run, tmp_path):
-    code, _, err = run(model=tmp_path / "nothing.model")
-    assert (code, "Traceback" in err) == (1, False)
-    (tmp_path / "html.model").write_text("<html>404</html>")
-    code, _, err = run(model=tmp_path / "html.model")
-    assert (code, "Traceback" in err) == (1, False)
+def test_missing_model_and_damaged_model(run, tmp_path, tiny_model):
+    good = tiny_model.read_bytes()
+    noise = np.random.default_rng(0).bytes(50_000)
+    damaged = {"empty": b"", "page": b"<!DOCTYPE html><html>404</html>", "cut": good[: len(good) // 2], "noise": noise}
+    for suffix in ("model", "mace", "pt"):
+        code, _, err = run(model=tmp_path / f"nothing.{suffix}")
+        assert (code, len(err.splitlines())) == (1, 1)
+        for name, content in damaged.items():
+            path = tmp_path / f"{name}.{suffix}"
+            path.write_bytes(content)
+            code, _, err = run(model=path)
+            assert (code, len(err.splitlines())) == (1, 1), (path, err)
+            assert path.name in err
     assert not (tmp_path / "water-run").exists()
 
 

@@ -6,7 +6,8 @@ from mace_md.errors import InputError
 from mace_md.md.molecules import Molecules
 from mace_md.md.structure import Structure
 
-# OpenMM's own pressure unit is the bar, its surface tension bar nm.
+# OpenMM's own pressure unit is the bar, its surface tension bar nm. The choice between molecules and atoms is there for
+# every barostat since OpenMM 8.6; in 8.5 only the flexible one has it.
 
 
 def make_barostat(

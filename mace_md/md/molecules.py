@@ -65,7 +65,7 @@ def find_molecules(
     """
     numbers = np.array([atom.element.atomic_number for atom in topology.atoms()])
     pairs = np.array([(a.index, b.index) for a, b in topology.bonds()], dtype=int).reshape(-1, 2)
-    vectors = minimum_image(positions[pairs[:, 1]] - positions[pairs[:, 0]], box)
+    vectors = _bond_vectors(numbers, pairs, positions, box)
     pairs, vectors, dropped = _without_gaps(numbers, pairs, vectors)
     lonely = _without_bond(topology, pairs)
     found = 0
@@ -83,7 +83,8 @@ def find_molecules(
 def perceive_bonds(numbers, positions, box) -> tuple[np.ndarray, np.ndarray]:
     """Pairs [n, 2] (i <= j; one row an image) closer than a bond, and their vectors [n, 3] nm from i to j.
 
-    A hydrogen keeps its nearest partner only, so that a short hydrogen bond does not join two molecules.
+    A hydrogen keeps its nearest partner only, so that a short hydrogen bond does not join two molecules; and another
+    hydrogen only where there is nothing else, so that two that are too close do not become H2.
     """
     from ase.data import covalent_radii
 
@@ -94,6 +95,11 @@ def perceive_bonds(numbers, positions, box) -> tuple[np.ndarray, np.ndarray]:
     i, j, distances, vectors = pairs_within(positions, box, cutoff)
     limit = (radii[i] + radii[j] + BOND_TOLERANCE) * ANGSTROM_TO_NM
     keep = (distances < limit) & bonding[i] & bonding[j]
+    i, j, distances, vectors = i[keep], j[keep], distances[keep], vectors[keep]
+    h_h = (numbers[i] == 1) & (numbers[j] == 1)
+    heavy = np.zeros(len(numbers), dtype=bool)
+    heavy[i[~h_h]] = True  # has a partner that is not a hydrogen, or is none itself
+    keep = ~(h_h & (heavy[i] | heavy[j]))
     i, j, distances, vectors = i[keep], j[keep], distances[keep], vectors[keep]
     nearest = np.full(len(numbers), np.inf)
     np.minimum.at(nearest, i, distances)
@@ -125,6 +131,19 @@ def minimum_image(vectors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
     for axis in (2, 1, 0):
         vectors -= np.round(vectors[:, axis] / box[axis, axis])[:, None] * box[axis]
     return vectors
+
+
+def _bond_vectors(numbers, pairs, positions, box) -> np.ndarray:
+    """[n_bonds, 3] nm, from the first atom to the second: as in the file, or through the box where that is too far.
+
+    In a box smaller than the molecule an image is nearer than the atom the bond means.
+    """
+    from ase.data import covalent_radii
+
+    direct = positions[pairs[:, 1]] - positions[pairs[:, 0]]
+    limit = (covalent_radii[numbers[pairs]].sum(axis=1) + BOND_TOLERANCE) * ANGSTROM_TO_NM
+    within = np.linalg.norm(direct, axis=1) < limit
+    return np.where(within[:, None], direct, minimum_image(direct, box))
 
 
 def _is_positive(vectors: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mace_md.errors import InputError
-from mace_md.md.molecules import minimum_image, pairs_within
+from mace_md.md.molecules import pairs_within
 from mace_md.md.structure import Structure
 from mace_md.units import ANGSTROM_TO_NM, DALTON_PER_CUBIC_NM_TO_G_ML, NM_TO_ANGSTROM
 
@@ -13,6 +13,11 @@ SMALLEST_CONTACT_RATIO = 0.55  # of the sum of the covalent radii; a C-C bond (1
 # Densities of condensed matter under anything a run starts from: solid hydrogen 0.09, osmium 22.6 g/mL.
 LARGEST_DENSITY = 30.0
 SMALLEST_DENSITY_NPT = 0.01
+# Contacts through the box that only a second bond of a hydrogen would have: with an image of its own molecule, below
+# the sum of the covalent radii plus a margin (O-H 1.27, C-H 1.37 A); between two hydrogens, each with its heavier atom,
+# any below 1.2 A (in CH2 they are 1.75 A apart).
+HYDROGEN_MARGIN = 0.30  # A
+SMALLEST_HYDROGEN_CONTACT = 1.2  # A
 LONGEST_STEP_WITH_HYDROGEN = 1.0  # fs
 _AMINO_ACIDS = frozenset(
     ("ALA", "ARG", "ASN", "ASP", "CYS", "CYX", "GLN", "GLU", "GLY", "HIS", "HID", "HIE", "HIP", "ILE", "LEU", "LYS",
@@ -106,30 +111,42 @@ def check_contacts(structure: Structure) -> list[str]:
     from ase.data import covalent_radii
 
     numbers = np.array(structure.atomic_numbers)
-    i, j, distances, _ = pairs_within(structure.positions, structure.box, 2.0 * ANGSTROM_TO_NM)
+    i, j, distances, vectors = pairs_within(structure.positions, structure.box, 2.0 * ANGSTROM_TO_NM)
     if len(distances) == 0:
         return ["closest contact: none within 2 A"]
     distances = distances * NM_TO_ANGSTROM
-    ratio = distances / (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
-    ratio[i > j] = np.inf  # each pair comes twice
-    worst = int(np.argmin(ratio))
-    pair = f"{_name(structure, i[worst])} and {_name(structure, j[worst])}"
-    image = " (periodic image)" if i[worst] == j[worst] or _is_image(structure, i[worst], j[worst]) else ""
-    if distances[worst] < SMALLEST_CONTACT or ratio[worst] < SMALLEST_CONTACT_RATIO:
-        count = int(((distances < SMALLEST_CONTACT) | (ratio < SMALLEST_CONTACT_RATIO))[i <= j].sum())
+    radii = covalent_radii[numbers[i]] + covalent_radii[numbers[j]]
+    ratio = distances / radii
+    through_box = np.abs(structure.positions[j] - structure.positions[i] - vectors).max(axis=1) > 1e-6
+    squeezed = through_box & (distances < _smallest_contact_of_hydrogen(structure, i, j, radii))
+    too_close = (i <= j) & ((distances < SMALLEST_CONTACT) | (ratio < SMALLEST_CONTACT_RATIO) | squeezed)
+    worst = int(np.argmin(np.where(too_close, ratio, np.inf) if too_close.any() else distances))
+    image = " (periodic image)" if through_box[worst] else ""
+    pair = f"{_name(structure, i[worst])} and {_name(structure, j[worst])}{image}"
+    if too_close.any():
         what = "are at the same place" if distances[worst] < 1e-3 else f"are {distances[worst]:.2f} A apart"
-        advice = "Remove duplicate atoms, or correct the unit of the coordinates."
+        advice = "The shortest bond is 0.74 A: remove duplicate atoms, or correct the unit of the coordinates."
         if image:
             advice = "The box is smaller than what is in it: give a larger --box a,b,c in A, or --periodic no."
-        raise InputError(
-            f"{structure.path}: {pair}{image} {what} ({count} such pairs); the shortest bond is 0.74 A. {advice}"
-        )
-    return [f"closest contact: {pair}{image}, {distances[worst]:.2f} A"]
+        raise InputError(f"{structure.path}: {pair} {what} ({too_close.sum()} such pairs). {advice}")
+    return [f"closest contact: {pair}, {distances[worst]:.2f} A"]
 
 
-def _is_image(structure: Structure, i: int, j: int) -> bool:
-    vector = (structure.positions[j] - structure.positions[i])[None]
-    return bool(np.abs(minimum_image(vector, structure.box) - vector).max() > 1e-6)
+def _smallest_contact_of_hydrogen(structure: Structure, i, j, radii: np.ndarray) -> np.ndarray:
+    """[n_pairs] A, how close two atoms may come through the box if one is a hydrogen bonded to a heavier atom, else 0.
+
+    Between molecules a proton may be on its way, and endless molecules have bonds through the box by nature: there
+    only pairs of hydrogens have a limit.
+    """
+    molecules = structure.molecules
+    is_hydrogen = np.array(structure.atomic_numbers) == 1
+    taken = np.zeros(len(is_hydrogen), dtype=bool)
+    for ends in (molecules.bonds, molecules.bonds[:, ::-1]):
+        taken[ends[~is_hydrogen[ends[:, 1]], 0]] = True
+    taken &= is_hydrogen
+    own = (molecules.index[i] == molecules.index[j]) & ~molecules.in_network()[i]
+    limit = np.where((taken[i] | taken[j]) & own, radii + HYDROGEN_MARGIN, 0.0)
+    return np.where(taken[i] & taken[j], SMALLEST_HYDROGEN_CONTACT, limit)
 
 
 def _name(structure: Structure, index: int) -> str:
@@ -146,7 +163,9 @@ def check_box(structure: Structure, r_max: float, *, npt: bool) -> list[str]:
             )
         return ["not periodic"]
     box = structure.box * NM_TO_ANGSTROM
-    widths = np.linalg.det(box) / np.linalg.norm(np.cross(np.roll(box, -1, axis=0), np.roll(box, -2, axis=0)), axis=1)
+    normals = np.cross(np.roll(box, -1, axis=0), np.roll(box, -2, axis=0))
+    normals /= np.linalg.norm(normals, axis=1)[:, None]
+    widths = (box * normals).sum(axis=1)
     text = " x ".join(f"{x:.2f}" for x in widths)
     density = float(structure.masses.sum() / np.linalg.det(structure.box)) * DALTON_PER_CUBIC_NM_TO_G_ML
     notes = [f"box: {text} A between its faces, density {density:.3f} g/mL"]
@@ -160,6 +179,14 @@ def check_box(structure: Structure, r_max: float, *, npt: bool) -> list[str]:
             f"{structure.path}: a density of {density:.2g} g/mL is a gas; a barostat would collapse it or run away. "
             "Use a denser box, or --ensemble nvt."
         )
+    lengths = _extents(structure, normals)
+    longer = lengths - widths
+    if longer.max() > 0:
+        axis = int(np.argmax(longer))
+        notes.append(
+            f"note: a molecule {lengths[axis]:.1f} A long is longer than the box ({widths[axis]:.1f} A) and passes by "
+            "its own images; in a crystal that is right, elsewhere the box is too small"
+        )
     if widths.min() < 2 * r_max:
         notes.append(
             f"the box is below twice the cutoff ({r_max:g} A): several images of an atom are neighbours, and are "
@@ -168,6 +195,17 @@ def check_box(structure: Structure, r_max: float, *, npt: bool) -> list[str]:
     if npt and widths.min() < r_max:
         notes.append(f"warning: the box is below one cutoff ({r_max:g} A); its pressure will depend on its size")
     return notes
+
+
+def _extents(structure: Structure, normals: np.ndarray) -> np.ndarray:
+    """[3] A, between the outermost nuclei of the longest molecule along each of `normals`; endless ones left out."""
+    molecules = structure.molecules
+    along = structure.positions @ normals.T * NM_TO_ANGSTROM
+    along[molecules.in_network()] = 0.0
+    low, high = (np.full((molecules.count, 3), sign * np.inf) for sign in (1, -1))
+    np.minimum.at(low, molecules.index, along)
+    np.maximum.at(high, molecules.index, along)
+    return (high - low).max(axis=0)
 
 
 def check_timestep(structure: Structure, timestep: float) -> list[str]:

@@ -17,7 +17,7 @@ from mace_md.errors import CleanStop, InputError
 from mace_md.md.integrators import Dynamics
 from mace_md.md.reporters import Progress, Recorder
 from mace_md.md.restart import CURRENT, Checkpoint, check_files, check_identity, cut_files, load_into, save_checkpoint
-from mace_md.md.simulation import StepLoop, forget_neighbours, minimize, set_velocities
+from mace_md.md.simulation import Minimization, StepLoop, forget_neighbours, minimize, set_velocities
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure
 from mace_md.units import ANGSTROM_TO_NM, EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
@@ -86,18 +86,22 @@ class Run:
             step = 0
         if self.recorder is None:
             self.recorder = self._open_recorder(step)
-        if step == 0 and self.recorder.log.is_empty:
-            self.recorder.row(0)
         if step >= total:
+            self._first_row(step)
             log.info("production: the run is at step %d of %d; give more --steps to go on", step, total)
             self._save()
             return
         log.info("production: %d steps, %g ps", total - step, (total - step) * self.config.timestep * FS_TO_PS)
+        self._first_row(step)
         events = [
             (self.config.report_interval, self.recorder.row),
             (self.config.trajectory_interval, self.recorder.frame),
         ]
         self._steps(total, "production", events)
+
+    def _first_row(self, step: int) -> None:
+        if step == 0 and self.recorder.log.is_empty:
+            self.recorder.row(0)
 
     def _open_recorder(self, step: int) -> Recorder:
         return Recorder(
@@ -132,9 +136,8 @@ class Run:
             progress=lines,
         )
         log.info(
-            "minimise: %s within %d iterations, energy %.3f -> %.3f kJ/mol, largest force %.4f -> %.4f eV/A, %.1f s",
-            "converged" if result.converged else "not converged",
-            result.iterations,
+            "minimise: %s, energy %.3f -> %.3f kJ/mol, largest force %.4f -> %.4f eV/A, %.1f s",
+            _outcome(result),
             result.energy_before,
             result.energy_after,
             result.force_before / EV_PER_ANGSTROM_TO_KJ_MOL_NM,
@@ -156,7 +159,13 @@ class Run:
         events = [*events, (interval, lambda step: self._save())]
         first = self.simulation.context.getStepCount()
         start = time.perf_counter()
-        reason = StepLoop(self.simulation, events, self.stop.reason, phase).run(total)
+        progress = None if self.recorder is None else self.recorder.progress
+        try:
+            tick = {} if progress is None else {"tick": progress.tick}
+            reason = StepLoop(self.simulation, events, self.stop.reason, phase, **tick).run(total)
+        finally:
+            if progress is not None:
+                progress.close()
         seconds = time.perf_counter() - start
         step = self.simulation.context.getStepCount()
         self.timings[f"{phase}_s"] = seconds
@@ -188,6 +197,12 @@ class Run:
         forget_neighbours(self.simulation, self.config.skin * ANGSTROM_TO_NM)
 
 
+def _outcome(result: Minimization) -> str:
+    if result.converged:
+        return f"converged within {result.iterations} iterations" if result.iterations else "not needed"
+    return f"not converged after {result.iterations} iterations (the run goes on)"
+
+
 class _EveryFewSeconds:
     """Logs a line unless one was logged less than `interval` seconds ago."""
 
@@ -210,7 +225,7 @@ def disk_explained(folder: Path) -> Iterator[None]:
         if sys.exc_info()[0] is BrokenPipeError:
             raise
         name = error.filename or folder
-        kept = "nothing was started"
+        kept = "no step was made yet: make room and repeat the command with --restart"
         if (folder / CURRENT).exists():
             kept = f"the checkpoint in {folder} is good: make room and continue with the same command and --restart"
         raise InputError(f"{name}: cannot be written ({error.strerror or error}); {kept}.") from error

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,7 @@ class Recorder:
         self._simulation = simulation
         self._periodic = simulation.topology.getPeriodicBoxVectors() is not None
         self._num_dof, self._total_mass, self._timestep = num_dof, total_mass, timestep
-        self._progress = progress
+        self.progress = progress
         self._needs_energy = "extxyz" in kinds
         self.log = LogTable(folder / "log.csv")
         self.trajectories: list[Trajectory] = [
@@ -131,11 +131,11 @@ class Recorder:
             temperature=temperature_of(kinetic, self._num_dof),
             volume=volume,
             density=None if volume is None else self._total_mass / volume * DALTON_PER_CUBIC_NM_TO_G_ML,
-            speed=None if self._progress is None else self._progress.speed(step),
+            speed=None if self.progress is None else self.progress.speed(step),
         )
         self.log.append(row)
-        if self._progress is not None:
-            self._progress.show(row)
+        if self.progress is not None:
+            self.progress.show(row)
 
     def frame(self, step: int) -> None:
         """Add a frame to every trajectory, each molecule whole with its centre in the box."""
@@ -167,7 +167,8 @@ class Recorder:
 class Progress:
     """The line a person watches: step, time, speed, time left, temperature, energy.
 
-    On a terminal the line rewrites itself; elsewhere a plain line appears each time another twentieth is done.
+    On a terminal the line rewrites itself, between reports with the temperature and energy of the last one; elsewhere
+    a plain line appears each time another twentieth is done.
     """
 
     def __init__(
@@ -178,6 +179,8 @@ class Progress:
         self._start = time.perf_counter()
         self._shown = first
         self._last = 0.0
+        self._row: Row | None = None
+        self._open = False  # the terminal's cursor stands at the end of the line
 
     def speed(self, step: int) -> float | None:
         """ns/day since the start, or None before the first step."""
@@ -187,18 +190,30 @@ class Progress:
 
     def show(self, row: Row) -> None:
         """Show a row, unless one was shown just before."""
-        now = time.perf_counter()
         done = row.step >= self._total
+        self._row = row
         if self._terminal:
-            if now - self._last < 0.1 and not done:
-                return
-            self._last = now
-            sys.stdout.write("\r\033[K" + self.line(row) + ("\n" if done else ""))
-            sys.stdout.flush()
-            return
-        if row.step - self._shown >= (self._total - self._first) / 20 or done:
+            self.tick(row.step)
+        elif row.step - self._shown >= (self._total - self._first) / 20 or done:
             self._shown = row.step
             self._write(self.line(row))
+
+    def tick(self, step: int) -> None:
+        """On a terminal, bring the line up to `step`, twice a second at most."""
+        now = time.perf_counter()
+        if not self._terminal or self._row is None or (now - self._last < 0.5 and step < self._total):
+            return
+        self._last = now
+        self._open = True
+        sys.stdout.write("\r\033[K" + self.line(replace(self._row, step=step, time=step * self._timestep * FS_TO_PS)))
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """End the line, so that what follows starts on its own."""
+        if self._open:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        self._open = False
 
     def line(self, row: Row) -> str:
         """The text for a row."""

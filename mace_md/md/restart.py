@@ -56,19 +56,27 @@ def save_checkpoint(
         "versions": {"openmm": openmm.version.version},
     }
     temporary = folder / (CURRENT + ".part")
-    with open(temporary, "wb") as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("restart.json", json.dumps(about, indent=1))
-            archive.writestr("openmm.chk", context.createCheckpoint())
-            archive.writestr("state.xml", xml, zipfile.ZIP_DEFLATED, 1)
-        file.flush()
-        os.fsync(file.fileno())
+    members = {"restart.json": json.dumps(about, indent=1), "openmm.chk": context.createCheckpoint(), "state.xml": xml}
+    try:
+        _write_archive(temporary, members)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk, the room it takes is wanted for run.json
+        raise
     current = folder / CURRENT
     if current.exists():
         os.replace(current, folder / PREVIOUS)
     os.replace(temporary, current)
     write_atomically(folder / "state.xml", xml)
     return current
+
+
+def _write_archive(path: Path, members: dict[str, str | bytes]) -> None:
+    with open(path, "wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -271,12 +271,14 @@ class StepLoop:
 
     events : (interval, action) in the order in which they act on a step; `action(step)`.
     stop : asked between chunks; a reason ends the loop early.
+    tick : told the step after each chunk.
     """
 
     simulation: app.Simulation
     events: list[tuple[int, Callable[[int], None]]]
     stop: Callable[[], str | None] = lambda: None
     phase: str = "production"
+    tick: Callable[[int], None] = lambda step: None
 
     def run(self, total: int) -> str | None:
         """Step to `total`; None, or the reason for which it stopped before. Raises SafetyStop at numbers not finite."""
@@ -299,4 +301,5 @@ class StepLoop:
             for interval, action in self.events:
                 if step % interval == 0:
                     action(step)
+            self.tick(step)
         return None

@@ -40,7 +40,7 @@ def make_run(tmp_path, water):
     def build(output: str = "out", structure: Structure = water, stop: StopRequest | None = None, **options) -> Run:
         defaults = {
             "ensemble": "nve", "minimize": False, "steps": 40, "report_interval": 5, "trajectory_interval": 10,
-            "checkpoint_interval": 10, "seed": 7, "timestep": 0.5, "quiet": True,
+            "skin": 0.5, "checkpoint_interval": 10, "seed": 7, "timestep": 0.5, "quiet": True,
         }  # fmt: skip
         config = RunConfig(structure=structure.path, model="springs", output=tmp_path / output, **(defaults | options))
         dynamics = make_dynamics(

@@ -111,6 +111,35 @@ def test_box_smaller_than_the_molecule_is_refused(read, side):
         preflight.check_contacts(read(hexane, box=(side, 10, 10)))
 
 
+@pytest.mark.parametrize("side", [1.0, 2.0, 3.1, 4.0, 4.9, 5.4])
+@pytest.mark.parametrize("kind", ["pdb", "xyz"])
+def test_molecule_does_not_fold_into_a_box_that_is_too_small(tmp_path, repository, side, kind):
+    """With bonds of the file and with found ones: the contact is named as one with an image, at any size."""
+    path = repository / "systems" / "alanine_dipeptide" / "alanine_dipeptide.pdb"
+    if kind == "xyz":
+        from ase.io import read as read_atoms
+
+        atoms, path = read_atoms(path), tmp_path / "alanine.xyz"
+        atoms.write(path)
+    with pytest.raises(InputError, match=r"periodic image\) are .*The box is smaller than what is in it"):
+        preflight.check_contacts(read_structure(path, box=(side, side, side)))
+
+
+def test_molecule_longer_than_its_box_is_noted(read):
+    chain = Atoms("C6", [[1.1 * k, 1.1 * k, 0] for k in range(6)])
+    notes = preflight.check_box(read(chain, box=(5.0, 20, 10)), 2.0, npt=False)
+    assert any("a molecule 5.5 A long is longer than the box (5.0 A)" in note for note in notes)
+    assert not any("longer" in note for note in preflight.check_box(read(chain, box=(6.0, 20, 10)), 2.0, npt=False))
+
+
+def test_hydrogens_squeezed_together_through_the_box_are_refused(read):
+    """Two water molecules, 1.1 A between their hydrogens: no bond, and nothing else is as close."""
+    waters = Atoms("OH2OH2", [[0, 0, 1], [0.76, 0, 0.4], [-0.76, 0, 0.4], [0, 0, 8], [0.76, 0, 8.6], [-0.76, 0, 8.6]])
+    with pytest.raises(InputError, match=r"periodic image\) are 1\.10 A apart.*The box is smaller"):
+        preflight.check_contacts(read(waters, box=(9.3, 9.3, 9.3)))
+    assert "0.97 A" in preflight.check_contacts(read(waters, box=(9.3, 9.3, 9.9)))[0]
+
+
 def test_long_molecule_beside_its_images_passes(read):
     """In a crystal a molecule may be longer than the cell: its images pass at a distance."""
     chain = Atoms("C6", [[1.1 * k, 1.1 * k, 0] for k in range(6)])

@@ -164,6 +164,28 @@ def test_progress_is_quiet_off_a_terminal():
     assert "left" in lines[0]
 
 
+def test_progress_on_a_terminal_is_one_line_that_moves_between_reports(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(reporters.time, "perf_counter", lambda: clock[0])
+    progress = Progress(0, 100, 1.0, print, terminal=True)
+    for step in range(101):
+        clock[0] += 0.25
+        if step % 50 == 0:
+            progress.show(Row(step, step / 1000, -7.0, 0.0, None, 300.0 + step, None, None, None))
+        progress.tick(step)
+    progress.close()
+    progress.close()
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.endswith("\n")
+    shown = [text for text in out.strip().split("\r\033[K") if text]
+    assert len(shown) == pytest.approx(51, abs=2)  # each half second
+    assert shown[10].startswith("step 20/100")
+    assert "300 K" in shown[10]
+    assert shown[-1].startswith("step 100/100")
+    assert "400 K" in shown[-1]
+
+
 def test_progress_speed_is_simulated_time_over_wall_time(monkeypatch):
     clock = iter([0.0, 8.64, 8.64])
     monkeypatch.setattr(reporters.time, "perf_counter", lambda: next(clock))
