@@ -178,7 +178,7 @@ class Progress:
         self._terminal = sys.stdout.isatty() if terminal is None else terminal
         self._start = time.perf_counter()
         self._shown = first
-        self._last = 0.0
+        self._last = -math.inf
         self._row: Row | None = None
         self._open = False  # the terminal's cursor stands at the end of the line
 
