@@ -184,8 +184,12 @@ class Worker:
             env=environment,
         )
         self.ask(json.dumps(structure))
-        self.error = self.answer().get("error")
+        self.error: str | None = None
         self.seconds, self.memory = [], 0.0
+
+    def wait(self) -> None:
+        """Until the engine has evaluated twice, or has said why it cannot."""
+        self.error = self.answer().get("error")
 
     def ask(self, line: str) -> None:
         self.process.stdin.write(line + "\n")
@@ -218,7 +222,9 @@ def matrix_rate(threads: int) -> float:
 def measure(model: str, model_file: Path, n_atoms: int, engines: list[str], threads: int, budget: float) -> list[dict]:
     """Every engine on one box: a list of results."""
     structure, results = water(n_atoms), []
-    workers = {name: Worker(name, model_file, structure, threads) for name in engines}
+    workers = {name: Worker(name, model_file, structure, threads) for name in engines}  # they start side by side
+    for worker in workers.values():
+        worker.wait()
     rate = matrix_rate(threads)
     for _ in range(15):
         for w in workers.values():
