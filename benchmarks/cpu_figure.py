@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("svg")
+matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 COLOURS = {
@@ -27,10 +27,12 @@ def main(source: str, target: str) -> None:
     """One panel for each model: median time of an evaluation against the number of atoms, both logarithmic."""
     results = [r for r in json.loads(Path(source).read_text())["results"] if "error" not in r]
     models = list(dict.fromkeys(r["model"] for r in results))
-    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 4), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(
+        1, len(models), figsize=(4.2 * len(models), 4), sharex=True, sharey=True, layout="constrained"
+    )
     for panel, model in zip(panels, models, strict=True):
         for engine, colour in COLOURS.items():
-            points = sorted((r["atoms"], r["median_ms"], *r["quartiles_ms"]) for r in results
+            points = sorted((r["atoms"], r["median_ms"], *r.get("quartiles_ms", (r["median_ms"],) * 2)) for r in results
                             if r["model"] == model and r["engine"] == engine)  # fmt: skip
             if not points:
                 continue
