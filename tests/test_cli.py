@@ -85,7 +85,7 @@ def test_usage_errors_are_one_line_and_exit_2(capsys, words, message):
         (CleanStop("12 hours are over; continue with --restart."), 4),
         (KeyboardInterrupt(), 130),
         (OSError(28, "No space left on device"), 1),
-        (PermissionError(13, "Permission denied", "/root/x"), 1),
+        (PermissionError(13, "Permission denied", "/nowhere/x"), 1),
     ],
 )
 def test_exit_codes(monkeypatch, capsys, outcome, code):
