@@ -1,4 +1,4 @@
-"""Figure of time against atoms from the results of cpu.py; needs matplotlib.
+"""Figure of time against atoms from the results of cpu.py, quartiles shaded where recorded; needs matplotlib.
 
 python benchmarks/cpu_figure.py benchmarks/results/cpu.json docs/cpu.svg
 """
@@ -41,7 +41,7 @@ def main(source: str, target: str) -> None:
             panel.fill_between(atoms, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set(xscale="log", yscale="log", title=model, xlabel="atoms of water")
         panel.grid(alpha=0.3, which="both", linewidth=0.4)
-    panels[0].set_ylabel("energy and forces, ms (median, quartiles)")
+    panels[0].set_ylabel("energy and forces, ms (median)")
     panels[0].legend(fontsize=8)
     figure.savefig(target, metadata={"Date": None})
 
