@@ -120,7 +120,8 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(cls: type, prog: str, description: str) -> argparse.ArgumentParser:
     """The argument parser of a config class; it returns only what was given, as text."""
-    words = [entry.name for entry in fields(cls) if entry.metadata.get("positional")]
+    positional = [(entry.name, many) for entry, _, many in options_of(cls) if entry.metadata.get("positional")]
+    words = [name + " ..." * many for name, many in positional]
     usage = " ".join([prog, *words, "[options]"])
     parser = _Parser(
         prog=prog, usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
@@ -129,7 +130,7 @@ def make_parser(cls: type, prog: str, description: str) -> argparse.ArgumentPars
         meta = entry.metadata
         text = (meta["help"] + _help_suffix(entry)).replace("%", "%%")
         if meta.get("positional"):
-            parser.add_argument(entry.name, nargs="?", help=text)
+            parser.add_argument(entry.name, nargs="*" if many else "?", help=text)
         elif kind is bool:
             action = argparse.BooleanOptionalAction if entry.default else "store_true"
             parser.add_argument(flag(entry.name), dest=entry.name, action=action, help=text)
@@ -197,7 +198,7 @@ def _spelled_booleans(cls: type, argv: Sequence[str]) -> list[str]:
 def read_flags(cls: type, argv: Sequence[str], prog: str, description: str) -> dict[str, Any]:
     """The options named in `argv`, converted. Raises UsageError; prints the help and exits for -h."""
     parser = make_parser(cls, prog, description)
-    known, unknown = parser.parse_known_args(_spelled_booleans(cls, argv))
+    known, unknown = parser.parse_known_intermixed_args(_spelled_booleans(cls, argv))
     if unknown:
         word = unknown[0].partition("=")[0]
         if not word.startswith("-"):
@@ -240,10 +241,15 @@ def read_file(cls: type, path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: unknown option '{key}'.{nearest(name, sorted(keys))}")
     given = {key.replace("-", "_"): value for key, value in table.items()}
     values = _converted(cls, given, lambda name: f"{path}: {name}")
-    for entry, kind, _ in options_of(cls):
+    for entry, kind, many in options_of(cls):
         value = values.get(entry.name)
-        if value is not None and (kind is Path or (entry.metadata.get("name_or_path") and looks_like_path(value))):
-            values[entry.name] = kind(path.parent / Path(value).expanduser())
+        if value is None or not (kind is Path or entry.metadata.get("name_or_path")):
+            continue
+        moved = tuple(
+            kind(path.parent / Path(one).expanduser()) if kind is Path or looks_like_path(one) else one
+            for one in (value if many else (value,))
+        )
+        values[entry.name] = moved if many else moved[0]
     return values
 
 
@@ -329,17 +335,24 @@ def to_toml(config: Any, folder: Path | None = None) -> str:
     Paths are written relative to `folder` (where the file will lie) when they are inside it, absolute otherwise.
     """
     lines = []
-    for entry, kind, _ in options_of(type(config)):
+    for entry, kind, many in options_of(type(config)):
         value = getattr(config, entry.name)
         if value is None or entry.metadata.get("cli_only"):
             continue
-        if kind is Path or (entry.metadata.get("name_or_path") and looks_like_path(value)):
-            value = Path(value).absolute()
-            if folder is not None and value.is_relative_to(Path(folder).absolute()):
-                value = value.relative_to(Path(folder).absolute())
+        if kind is Path or entry.metadata.get("name_or_path"):
+            value = tuple(_located(one, kind, folder) for one in value) if many else _located(value, kind, folder)
         unit = f"  # {entry.metadata['unit']}" if "unit" in entry.metadata else ""
         lines.append(f"{entry.name} = {_toml(value)}{unit}\n")
     return "".join(lines)
+
+
+def _located(value: Any, kind: type, folder: Path | None) -> Any:
+    """A path as it is written to a file in `folder`; a name that is not a path as it is."""
+    if kind is not Path and not looks_like_path(value):
+        return value
+    path = Path(value).absolute()
+    inside = folder is not None and path.is_relative_to(Path(folder).absolute())
+    return path.relative_to(Path(folder).absolute()) if inside else path
 
 
 def template(cls: type) -> str:

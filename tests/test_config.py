@@ -18,7 +18,7 @@ from mace_md.config import (
     to_toml,
 )
 from mace_md.errors import InputError, UsageError
-from mace_md.options import flag, options_of
+from mace_md.options import flag, option, options_of, settle
 from mace_md.units import parse_quantity
 
 REQUIRED = ["water.pdb", "--model", "tiny.mace"]
@@ -261,3 +261,36 @@ def test_each_config_class_belongs_to_a_command():
 
     classes = {name for name in vars(configs) if name.endswith("Config") and not name.startswith("_")}
     assert classes == {class_name for _, class_name, _ in COMMANDS.values()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Files:
+    """A command with one positional and then several."""
+
+    model: str = option(help="model", positional=True, name_or_path=True)
+    data: tuple[Path, ...] = option(help="files", positional=True)
+    head: str | None = option(None, help="head")
+    config: Path | None = option(None, cli_only=True, help="file")
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@pytest.mark.parametrize(
+    "words", [["m", "a", "b", "--head", "h"], ["--head", "h", "m", "a", "b"], ["m", "--head", "h", "a", "b"]]
+)
+def test_several_files_may_stand_anywhere_among_the_flags(words):
+    config = load_config(Files, words)
+    assert (config.model, config.data, config.head) == ("m", (Path("a"), Path("b")), "h")
+
+
+def test_several_paths_of_a_file_start_at_its_folder_and_come_back(tmp_path):
+    (tmp_path / "it.toml").write_text('model = "name"\ndata = ["a", "/b"]\n')
+    config = load_config(Files, ["--config", str(tmp_path / "it.toml")])
+    assert config.data == (tmp_path / "a", Path("/b"))
+    text = to_toml(config, tmp_path)
+    assert 'data = ["a", "/b"]' in text
+    (tmp_path / "again.toml").write_text(text)
+    assert load_config(Files, ["--config", str(tmp_path / "again.toml")]).data == config.data
+    with pytest.raises(UsageError, match="data is missing"):
+        load_config(Files, ["m"])
