@@ -1,6 +1,6 @@
 """The only conversion constants of the package, and the reading of quantities written with a unit.
 
-Inside the model: eV, A. In OpenMM: kJ/mol, nm, ps, bar. Values: SI 2019 (exact e, k, N_A).
+Inside the model: eV, A. In OpenMM: kJ/mol, nm, ps, bar. Values: SI 2019 (exact e, k, N_A), CODATA 2018 (Hartree, Bohr).
 """
 
 import re
@@ -12,6 +12,9 @@ EV_PER_ANGSTROM_TO_KJ_MOL_NM = EV_TO_KJ_MOL * NM_TO_ANGSTROM
 EV_PER_CUBIC_ANGSTROM_TO_BAR = 1.602176634e6  # e * 1e30 / 1e5
 BOLTZMANN_EV_K = 8.617333262145179e-05  # k / e
 BOLTZMANN_KJ_MOL_K = 8.31446261815324e-3  # k * N_A / 1000
+KCAL_MOL_TO_EV = 4.184 / EV_TO_KJ_MOL
+HARTREE_TO_EV = 27.211386245988
+BOHR_TO_ANGSTROM = 0.529177210903
 FS_TO_PS = 1e-3
 DALTON_PER_CUBIC_NM_TO_G_ML = 1.6605390666e-3
 
@@ -21,7 +24,9 @@ _UNITS = {
     "bar": ("pressure", 1.0), "atm": ("pressure", 1.01325), "Pa": ("pressure", 1e-5), "kPa": ("pressure", 1e-2),
     "MPa": ("pressure", 10.0), "GPa": ("pressure", 1e4), "kbar": ("pressure", 1e3),
     "K": ("temperature", 1.0),
-    "A": ("length", 1.0), "nm": ("length", 10.0),
+    "A": ("length", 1.0), "nm": ("length", 10.0), "Bohr": ("length", BOHR_TO_ANGSTROM),
+    "eV": ("energy", 1.0), "meV": ("energy", 1e-3), "Hartree": ("energy", HARTREE_TO_EV),
+    "kcal/mol": ("energy", KCAL_MOL_TO_EV), "kJ/mol": ("energy", 1.0 / EV_TO_KJ_MOL),
     "1/ps": ("rate", 1.0), "/ps": ("rate", 1.0), "ps-1": ("rate", 1.0), "1/fs": ("rate", 1e3),
     "h": ("duration", 1.0), "min": ("duration", 1 / 60),
     "kJ/mol/nm": ("force", 1.0), "eV/A": ("force", EV_PER_ANGSTROM_TO_KJ_MOL_NM),
@@ -49,3 +54,15 @@ def parse_quantity(text: str, unit: str) -> float:
         fitting = ", ".join(key for key, (kind, _) in _UNITS.items() if kind == dimension)
         raise ValueError(f"'{text}' has the unit '{name}'; expected one of {fitting}")
     return number * (found[1] / size)
+
+
+def unit_size(name: str, dimension: str) -> float:
+    """The size of the unit `name` in the package's unit of `dimension` (eV for energy, A for length).
+
+    Raises ValueError with the units that fit.
+    """
+    found = _UNITS.get(name, ("", 0.0))
+    if found[0] != dimension:
+        fitting = ", ".join(key for key, (kind, _) in _UNITS.items() if kind == dimension)
+        raise ValueError(f"unknown unit of {dimension} '{name}'; expected one of {fitting}")
+    return found[1]

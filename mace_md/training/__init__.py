@@ -1,0 +1,1 @@
+"""Training of MACE models: data, statistics, loss, the optimisation."""

@@ -1,0 +1,271 @@
+"""What labelled data must be like before anything is fitted to them: complete, finite, physically possible.
+
+Units are given away by physics: no total energy lies below that of the electrons of the isolated atoms, hydrogen sits
+about an angstrom from its neighbour, and between two similar frames the energy changes by the work of the forces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mace_md.errors import InputError
+from mace_md.training.batches import find_edges
+from mace_md.training.configuration import Configuration
+from mace_md.units import EV_TO_KJ_MOL, HARTREE_TO_EV, KCAL_MOL_TO_EV
+
+_CLOSEST = 0.3  # of the sum of covalent radii; a bond is about 1
+_NOT_BONDED = 1.6  # the same ratio, for every hydrogen of a molecule: 1.9 is what Bohr read as angstrom gives
+_LARGEST_FORCE = 50.0  # eV/A, root mean square of a typical frame; fits of molten or compressed matter stay below
+_SAMPLE = 300  # frames looked at for the units
+_UNITS = {"kcal/mol": 1.0 / KCAL_MOL_TO_EV, "kJ/mol": EV_TO_KJ_MOL, "Hartree": 1.0 / HARTREE_TO_EV}  # per eV
+_REMEDY = "Give --energy-unit, --forces-unit, --length-unit; or --check-data warn if the numbers are as they should be."
+
+
+def check_data(
+    data: Sequence[Configuration],
+    *,
+    require: Sequence[str] = ("energy", "forces"),
+    atomic_numbers: Sequence[int] | None = None,
+    model: str = "the model",
+    doubtful: str = "refuse",
+) -> list[str]:
+    """Look at every frame; returns remarks. Raises InputError with file, frame, the value found, and what to do.
+
+    Parameters
+    ----------
+    require : labels that every frame needs.
+    atomic_numbers : elements of the model, when there is one; `model` is its name for messages.
+    doubtful : "refuse" raises for magnitudes that give away other units, "warn" returns them as remarks.
+    """
+    if not len(data):
+        raise InputError("there is no labelled frame")
+    for configuration in data:
+        _check_numbers(configuration, require)
+        if atomic_numbers is not None:
+            _check_elements(configuration, atomic_numbers, model)
+        _check_contacts(configuration)
+    sample = [data[int(i)] for i in np.unique(np.linspace(0, len(data) - 1, min(_SAMPLE, len(data))).astype(int))]
+    remarks = [remark for check in (_hydrogens, _energies, _outliers, _forces, _work) if (remark := check(sample))]
+    if remarks and doubtful == "refuse":
+        raise InputError(f"{remarks[0]} {_REMEDY}")
+    return remarks
+
+
+def _check_numbers(configuration: Configuration, require: Sequence[str]) -> None:
+    for label in require:
+        if getattr(configuration, label) is None:
+            raise InputError(
+                f"{configuration.where}: no {label}. Name its key with --{label}-key, leave the frame out, or give "
+                "--missing-labels ignore to train on what is there."
+            )
+    for name in ("positions", "cell", "energy", "forces", "stress"):
+        value = getattr(configuration, name)
+        if value is not None and not np.isfinite(value).all():
+            atom = ""
+            if name in ("positions", "forces"):
+                atom = f" of atom {int(np.flatnonzero(~np.isfinite(value).all(axis=1))[0])} (counted from 0)"
+            raise InputError(f"{configuration.where}: {name}{atom} is not a finite number. Leave the frame out.")
+
+
+def _check_elements(configuration: Configuration, known: Sequence[int], model: str) -> None:
+    unknown = sorted(set(configuration.atomic_numbers.tolist()) - set(known))
+    if unknown:
+        raise InputError(
+            f"{configuration.where}: {model} does not know {_symbols(unknown)}; it knows {_symbols(known)}. Leave such "
+            "frames out, or train a model with these elements."
+        )
+
+
+def _symbols(numbers: Sequence[int]) -> str:
+    from ase.data import chemical_symbols
+
+    return ", ".join(chemical_symbols[number] for number in numbers)
+
+
+# --- geometry ---
+
+
+def _check_contacts(configuration: Configuration) -> None:
+    """No two atoms on top of each other; all of them too near means another unit of length."""
+    ratio, pair, distance = _closest(configuration, 1.0)
+    if ratio >= _CLOSEST:
+        return
+    typical = float(np.median(_nearest_neighbours(configuration, 1.0)))
+    if typical < _CLOSEST:
+        raise InputError(
+            f"{configuration.where}: every atom is {typical:.2f} times the sum of the covalent radii from its "
+            "neighbour, where a bond is about 1. Are positions in nm? Give --length-unit nm."
+        )
+    first, second = pair
+    raise InputError(
+        f"{configuration.where}: atoms {first} and {second} (counted from 0) are {distance:.3f} A apart. Leave the "
+        "frame out, or mend its positions or box."
+    )
+
+
+def _edge_ratios(configuration: Configuration, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Ratio of the distance to the sum of covalent radii, sender, receiver and distance of every edge."""
+    from ase.data import covalent_radii
+
+    edge_index, shifts, cell = find_edges(configuration, cutoff)
+    sender, receiver = edge_index.numpy()
+    positions = configuration.positions
+    distance = np.linalg.norm(positions[receiver] - positions[sender] + shifts.numpy() @ cell.numpy(), axis=1)
+    radii = covalent_radii[configuration.atomic_numbers]
+    return distance / (radii[sender] + radii[receiver]), sender, receiver, distance
+
+
+def _nearest_neighbours(configuration: Configuration, cutoff: float) -> np.ndarray:
+    """The smallest ratio of each atom; infinity without a neighbour."""
+    ratio, _, receiver, _ = _edge_ratios(configuration, cutoff)
+    nearest = np.full(len(configuration.atomic_numbers), np.inf)
+    np.minimum.at(nearest, receiver, ratio)
+    return nearest
+
+
+def _closest(configuration: Configuration, cutoff: float) -> tuple[float, tuple[int, int], float]:
+    ratio, sender, receiver, distance = _edge_ratios(configuration, cutoff)
+    if not len(ratio):
+        return np.inf, (0, 0), np.inf
+    edge = int(ratio.argmin())
+    return float(ratio[edge]), (int(sender[edge]), int(receiver[edge])), float(distance[edge])
+
+
+def _hydrogens(sample: list[Configuration]) -> str | None:
+    """Every hydrogen of a molecule has a neighbour at about the sum of the covalent radii."""
+    ratios = []
+    for configuration in sample[:50]:
+        hydrogen = configuration.atomic_numbers == 1
+        if hydrogen.any() and len(hydrogen) > 1:
+            nearest = _nearest_neighbours(configuration, 4.0)
+            ratios += nearest[hydrogen & np.isfinite(nearest)].tolist()
+    if not ratios or np.median(ratios) < _NOT_BONDED:
+        return None
+    return (
+        f"{sample[0].file or 'the data'}: a typical hydrogen is {np.median(ratios):.2f} times the sum of the covalent "
+        "radii away from its nearest atom, where a bond is about 1. Are positions in Bohr?"
+    )
+
+
+# --- energies and forces ---
+
+
+def electronic_energy(atomic_numbers: np.ndarray) -> float:
+    """About the energy of all electrons of the isolated atoms, eV: within 8 % for H, 1 % beyond Be.
+
+    The statistical atom with its corrections, -0.7687 Z^(7/3) + Z^2 / 2 - 0.2699 Z^(5/3) Hartree (Schwinger, Phys.
+    Rev. A 22, 1827, 1980).
+    """
+    z = np.asarray(atomic_numbers, dtype=np.float64)
+    return HARTREE_TO_EV * float((-0.768745 * z ** (7 / 3) + 0.5 * z**2 - 0.269900 * z ** (5 / 3)).sum())
+
+
+def _energies(sample: list[Configuration]) -> str | None:
+    """No total energy lies far below that of all electrons, and none at 1 / 27.2 of it by chance."""
+    known = [c for c in sample if c.energy is not None]
+    if not known:
+        return None
+    ratio = float(np.median([c.energy / electronic_energy(c.atomic_numbers) for c in known]))
+    size = f"{known[0].where}: the energy is {known[0].energy:.6g} eV"
+    if ratio > 1.5:
+        unit = min(("kcal/mol", "kJ/mol"), key=lambda name: abs(np.log(ratio / _UNITS[name])))
+        return f"{size}, {ratio:.3g} times that of all electrons of its atoms. Are energies in {unit}?"
+    if abs(ratio * HARTREE_TO_EV - 1.0) < 0.03:
+        return f"{size}, just what the electrons of its atoms have in Hartree. Are energies in Hartree?"
+    return None
+
+
+def _outliers(sample: list[Configuration]) -> str | None:
+    """Frames of one composition whose energies are so far apart that some must be in another unit, or wrong."""
+    by_composition: dict[tuple[int, ...], list[Configuration]] = {}
+    for configuration in sample:
+        if configuration.energy is not None:
+            by_composition.setdefault(tuple(sorted(configuration.atomic_numbers.tolist())), []).append(configuration)
+    for numbers, group in by_composition.items():
+        energies = np.array([configuration.energy for configuration in group])
+        away = np.abs(energies - np.median(energies)) / len(numbers)
+        if away.max() > 20.0:
+            odd = group[int(away.argmax())]
+            return (
+                f"{odd.where}: the energy {odd.energy:.6g} eV is {away.max():.3g} eV per atom away from that of other "
+                f"frames of the same atoms (median {np.median(energies):.6g} eV). Are units mixed?"
+            )
+    return None
+
+
+def _forces(sample: list[Configuration]) -> str | None:
+    sizes = [float(np.sqrt((c.forces**2).mean())) for c in sample if c.forces is not None and c.forces.size]
+    if not sizes or np.median(sizes) < _LARGEST_FORCE:
+        return None
+    return (
+        f"{sample[0].file or 'the data'}: the root-mean-square force of a typical frame is {np.median(sizes):.3g} "
+        "eV/A. Are forces in kcal/mol/A or kJ/mol/nm?"
+    )
+
+
+def _work(sample: list[Configuration]) -> str | None:
+    """Compare energy differences of similar frames with the work -(F_a + F_b) (r_b - r_a) / 2 of the forces."""
+    slope, correlation, n_pairs = work_and_energy(sample)
+    if n_pairs < 20 or abs(correlation) < 0.8 or 0.4 < slope < 2.5:
+        return None
+    where = sample[0].file or "the data"
+    if slope < 0:
+        return f"{where}: the energy rises where the forces say it falls. Are the forces gradients, of the wrong sign?"
+    return (
+        f"{where}: from frame to frame the energy changes {slope:.3g} times as much as the forces say (correlation "
+        f"{correlation:.2f}). Are energies and forces in units that belong together? (1 eV = 23.06 kcal/mol = 96.5 "
+        "kJ/mol = 0.0367 Hartree; 1 A = 1.89 Bohr)"
+    )
+
+
+def work_and_energy(sample: Sequence[Configuration]) -> tuple[float, float, int]:
+    """(slope, correlation, pairs): energy differences of similar frames against the work of the forces between them.
+
+    The trapezoidal rule is exact for a harmonic energy, so that the slope is near 1 when energies and forces belong
+    together. Frames are superposed (Kabsch) when they have no box.
+    """
+    groups: dict[tuple, list[Configuration]] = {}
+    for c in sample:
+        if c.energy is not None and c.forces is not None and len(c.atomic_numbers) > 1:
+            groups.setdefault((tuple(c.atomic_numbers.tolist()), tuple(c.cell.ravel().round(6))), []).append(c)
+    changes = [_change(group[i], group[j]) for group in groups.values() for i, j in _similar_pairs(group)]
+    if len(changes) < 2:
+        return 1.0, 0.0, 0
+    moved, work, energy = np.array(sorted(changes)[: max(2, len(changes) // 2)]).T  # the nearer half of the pairs
+    if not work.any() or not energy.any():
+        return 1.0, 0.0, 0
+    scale = np.sqrt((work**2).mean() * (energy**2).mean())
+    correlation = float((work * energy).mean() / scale)
+    return float((work * energy).sum() / (work**2).sum()), correlation, len(moved)
+
+
+def _similar_pairs(group: list[Configuration]) -> list[tuple[int, int]]:
+    """Each frame with the one whose interatomic distances (of 40 atoms at most) are the most alike."""
+    if len(group) < 2:
+        return []
+    atoms = np.unique(np.linspace(0, len(group[0].positions) - 1, 40).astype(int))
+    positions = np.stack([configuration.positions[atoms] for configuration in group])
+    distances = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=-1).reshape(len(group), -1)
+    square = (distances**2).sum(axis=1)
+    apart = square[:, None] + square - 2.0 * distances @ distances.T
+    np.fill_diagonal(apart, np.inf)
+    nearest = apart.argmin(axis=1)
+    return sorted({(min(i, j), max(i, j)) for i, j in enumerate(nearest.tolist())})
+
+
+def _change(a: Configuration, b: Configuration) -> tuple[float, float, float]:
+    """(root-mean-square displacement, work, energy difference) from a to b; frames that are equal give zeros."""
+    end, forces = b.positions, b.forces
+    if any(a.pbc):
+        step = end - a.positions
+        fractional = step @ np.linalg.pinv(a.cell)
+        step = step - np.where(a.pbc, np.round(fractional), 0.0) @ a.cell
+    else:
+        start = a.positions - a.positions.mean(axis=0)
+        end = end - end.mean(axis=0)
+        u, _, vt = np.linalg.svd(end.T @ start)
+        rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+        step, forces = end @ rotation - start, forces @ rotation
+    return float(np.sqrt((step**2).mean())), -0.5 * float(((a.forces + forces) * step).sum()), b.energy - a.energy
