@@ -163,6 +163,26 @@ class RunConfig(_Settled):
         0.1, unit="meV/atom", above=0, help="largest deviation of the energy in that comparison"
     )
 
+    safety_interval: int = option(
+        20, at_least=1, help="steps between looks of the safety watch; fewer where looking would cost over 1 %"
+    )
+    max_force: float = option(50.0, unit="eV/A", above=0, help="a run stops at a force on an atom above this")
+    max_temperature: float | None = option(
+        None, unit="K", above=0, help="a run stops above this temperature",
+        shown_default="what no thermostat at --temperature reaches, at least 1000",
+    )  # fmt: skip
+    closest_contact: float = option(
+        0.5, at_least=0,
+        help="a run stops when atoms come closer than this times the sum of their covalent radii; 0 is never",
+    )  # fmt: skip
+    bond_break: str = option(
+        "warn", choices=("warn", "stop", "ignore"), help="what happens when a bond of the starting structure breaks"
+    )
+    small_box: str = option(
+        "warn", choices=("warn", "stop", "ignore"),
+        help="what happens when a barostat shrinks the box below twice the cutoff",
+    )  # fmt: skip
+
     output: Path | None = option(None, help="output folder", shown_default="the structure's name + '-run'")
     restart: bool = option(
         False, cli_only=True, help="continue the run in the output folder to the total number of steps"

@@ -52,7 +52,7 @@ def main(config: RunConfig) -> int:
         system = _system(config, structure, force, dynamics)
         simulation = _simulation(config, structure, system, dynamics)
         check = _prove(config, structure, model, simulation)
-        run = Run(config, structure, simulation, dynamics, _identity(config, structure, model), stop)
+        run = Run(config, structure, simulation, dynamics, _identity(config, structure, model), stop, model.r_max)
         if checkpoint is not None:
             run.accept(checkpoint)
         with disk_explained(config.output), numbers_stay_finite("run"):

@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import tomllib
 
+import ase.io
 import mdtraj
 import numpy as np
 import pytest
@@ -277,16 +279,29 @@ def test_model_without_sense_stops_before_step_one(run, tmp_path, tiny_model):
     assert not (tmp_path / "water-run").exists()
 
 
-def test_run_that_explodes_exits_with_3_and_keeps_the_checkpoint(run, tmp_path, tiny_model):
-    """Energies out of the range of numbers, in the dynamics and not only before it."""
+def test_run_that_explodes_at_once_exits_with_3_and_leaves_no_checkpoint_of_it(run, tmp_path, tiny_model):
+    """Energies out of the range of numbers: the velocities are none either."""
     model = load_model(tiny_model)
     model.scale *= 1e308
     path = save_model(model, tmp_path / "wild.mace")
     code, _, err = run("--check", "skip", "--dtype", "float64", model=path)
     assert code == 3
-    assert "positions, energy or forces are no longer sensible numbers" in err
+    assert "positions or velocities of all 24 atoms are not finite numbers" in err
     assert "Traceback" not in err
-    assert (tmp_path / "water-run" / "checkpoint.chk").exists()
+    assert not (tmp_path / "water-run" / "checkpoint.chk").exists()
+
+
+def test_unphysical_run_exits_with_3_names_the_atoms_and_saves_two_frames(run, tmp_path):
+    """A step far too long for bonds to hydrogen, with a force that can be evaluated all the time."""
+    code, out, err = run("--timestep", "12", "--steps", "400", "--ensemble", "nve", "--check", "skip")
+    assert code == 3
+    assert re.search(r"atom \d+ \(\w+, HOH \d\)", err)
+    assert "Traceback" not in err
+    (frames,) = (tmp_path / "water-run").glob("stop_step*.extxyz")
+    good, bad = ase.io.read(frames, index=":")
+    assert (good.info["frame"], bad.info["frame"]) == ("last good", "bad")
+    assert str(frames.name) in err
+    assert run("--timestep", "0.5", structure=f"{frames}@0", quick=QUICK)[0] == 0  # the good one starts another run
 
 
 # ------------------------------------------------------------------------------------------------ stop and go on
@@ -365,10 +380,14 @@ def test_restart_with_another_model_or_structure_is_refused(run, tmp_path, tiny_
     assert "structure (sha256) was" in err
 
 
+# The random weights of the tiny model let atoms do what no physics allows.
+UNWATCHED = ["--closest-contact", "0", "--max-force", "1e6", "--max-temperature", "1e6"]
+
+
 def command(box, model, folder, *more):
     return [
         sys.executable, "-m", "mace_md", "run", str(box), "--model", str(model), *QUICK, "--output", str(folder),
-        "--ensemble", "nve", "--dtype", "float64", "--check", "skip", *more,
+        "--ensemble", "nve", "--dtype", "float64", "--check", "skip", *UNWATCHED, *more,
     ]  # fmt: skip
 
 

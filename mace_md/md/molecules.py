@@ -123,6 +123,51 @@ def pairs_within(positions, box, cutoff: float):
     return i.numpy(), j.numpy(), np.linalg.norm(vectors, axis=1), vectors
 
 
+def close_pairs(
+    positions: np.ndarray, box: np.ndarray | None, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs closer than `cutoff` (nm), once each, through the box too: i, j and their distance, nm.
+
+    Made for few pairs and a cutoff below half the box, where it is many times faster than `pairs_within`; in a smaller
+    box only the neighbouring images are seen. Positions must be finite; box in reduced form.
+    """
+    from scipy.spatial import cKDTree
+
+    if box is None:
+        places, owner = positions, None
+    else:
+        places, owner = _with_ghosts(positions, box, cutoff)
+    tree = cKDTree(places, balanced_tree=False, compact_nodes=False)
+    i, j = tree.query_pairs(cutoff, output_type="ndarray").T
+    difference = places[i] - places[j]
+    distances = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+    if owner is None:
+        return i, j, distances
+    # i < j here; a pair of two ghosts is a copy of another one, and one of two mirror images is enough
+    real = (i < len(positions)) & ((j < len(positions)) | (owner[j] >= i))
+    return owner[i[real]], owner[j[real]], distances[real]
+
+
+def _with_ghosts(positions: np.ndarray, box: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """The atoms moved into the brick of a reduced box, then the images within `cutoff` outside of it; whose each is."""
+    places = positions.copy()
+    for axis in (2, 1, 0):
+        places -= np.floor(places[:, axis] / box[axis, axis])[:, None] * box[axis]
+    owner = np.arange(len(places))
+    for axis in (2, 1, 0):  # a later axis also copies the ghosts of the earlier ones: edges and corners
+        low = places[:, axis] < cutoff
+        high = places[:, axis] > box[axis, axis] - cutoff
+        places = np.concatenate([places, places[low] + box[axis], places[high] - box[axis]])
+        owner = np.concatenate([owner, owner[low], owner[high]])
+    return places, owner
+
+
+def face_distances(box: np.ndarray) -> np.ndarray:
+    """[3], the distances between opposite faces of a box of row vectors, in its unit."""
+    normals = np.cross(np.roll(box, -1, axis=0), np.roll(box, -2, axis=0))
+    return np.abs(np.linalg.det(box)) / np.linalg.norm(normals, axis=1)
+
+
 def minimum_image(vectors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
     """`vectors` [n, 3] nm moved by lattice vectors into the brick around the origin of a reduced box."""
     if box is None:

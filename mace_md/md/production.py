@@ -6,17 +6,18 @@ Steps before production have negative numbers, so that one counter says where a 
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from openmm import app
 
 from mace_md.config import RunConfig
-from mace_md.errors import CleanStop, InputError
+from mace_md.errors import CleanStop, InputError, SafetyStop
 from mace_md.md.integrators import Dynamics
 from mace_md.md.reporters import Progress, Recorder
 from mace_md.md.restart import CURRENT, Checkpoint, check_files, check_identity, cut_files, load_into, save_checkpoint
+from mace_md.md.safety import Limits, Watch
 from mace_md.md.simulation import Minimization, StepLoop, forget_neighbours, minimize, set_velocities
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure
@@ -41,7 +42,9 @@ class Run:
         dynamics: Dynamics,
         identity: dict[str, object],
         stop: StopRequest,
+        r_max: float | None = None,
     ) -> None:
+        """r_max: cutoff of the model, A."""
         self.config, self.structure, self.simulation = config, structure, simulation
         self.dynamics, self.identity, self.stop = dynamics, identity, stop
         self.folder: Path = config.output
@@ -49,6 +52,16 @@ class Run:
         self.recorder: Recorder | None = None
         self.phase = "dynamics"
         self._stepped = False
+        self._saved_at: int | None = None  # step of the last checkpoint
+        self.watch = Watch(
+            simulation,
+            self.folder,
+            limits_of(config),
+            bonds=structure.molecules.bonds,
+            num_dof=dynamics.num_dof,
+            timestep=config.timestep,
+            r_max=r_max,
+        )
 
     def begin(self) -> None:
         """Minimise and draw velocities; the step counter stands at minus the equilibration steps."""
@@ -56,7 +69,8 @@ class Run:
         if self.config.minimize:
             self._minimize()
         self._draw_velocities()
-        self._save()
+        with self.watch.on_duty(self.simulation.context.getStepCount(), "start"):
+            self._save()
 
     def accept(self, checkpoint: Checkpoint) -> None:
         """Raise InputError unless this run can continue from `checkpoint`; touches nothing."""
@@ -68,6 +82,7 @@ class Run:
         for note in cut_files(self.folder, checkpoint.sizes):
             log.info("%s", note)
         how = load_into(self.simulation, checkpoint)
+        self._saved_at = checkpoint.step
         log.info("restart from %s at step %d: %s", checkpoint.path, checkpoint.step, how)
         if self.config.ensemble == "npt":
             log.info("note: OpenMM's barostat draws new random numbers after a restart; the ensemble is the same")
@@ -92,12 +107,15 @@ class Run:
             self._save()
             return
         log.info("production: %d steps, %g ps", total - step, (total - step) * self.config.timestep * FS_TO_PS)
-        self._first_row(step)
         events = [
             (self.config.report_interval, self.recorder.row),
-            (self.config.trajectory_interval, self.recorder.frame),
+            (self.config.trajectory_interval, self._frame),
         ]
-        self._steps(total, "production", events)
+        self._steps(total, "production", events, at_start=self._first_row)
+
+    def _frame(self, step: int) -> None:
+        self.watch.look(step, must=True)
+        self.recorder.frame(step)
 
     def _first_row(self, step: int) -> None:
         if step == 0 and self.recorder.log.is_empty:
@@ -117,6 +135,7 @@ class Run:
                 step, self.config.num_steps, self.config.timestep, lambda line: log.info("%s", line),
                 terminal=False if self.config.quiet else None,
             ),
+            inspect=self.watch.check_forces,
         )  # fmt: skip
 
     def _minimize(self) -> None:
@@ -154,15 +173,21 @@ class Run:
         set_velocities(self.simulation, self.dynamics, self.config.temperature, int(self.identity["seed"]))
         log.info("velocities: drawn at %g K, seed %s", self.config.temperature, self.identity["seed"])
 
-    def _steps(self, total: int, phase: str, events: list) -> None:
+    def _steps(self, total: int, phase: str, events: list, at_start: Callable[[int], None] = lambda step: None) -> None:
         interval = self.config.checkpoint_interval
-        events = [*events, (interval, lambda step: self._save())]
+        events = [(self.config.safety_interval, self.watch.look), *events, (interval, self._checkpoint)]
         first = self.simulation.context.getStepCount()
         start = time.perf_counter()
         progress = None if self.recorder is None else self.recorder.progress
         try:
-            tick = {} if progress is None else {"tick": progress.tick}
-            reason = StepLoop(self.simulation, events, self.stop.reason, phase, **tick).run(total)
+            with self.watch.on_duty(first, phase):
+                at_start(first)
+                tick = {} if progress is None else {"tick": progress.tick}
+                reason = StepLoop(self.simulation, events, self.stop.reason, phase, **tick).run(total)
+                if reason is not None:
+                    self.watch.look(self.simulation.context.getStepCount(), must=True)
+        except SafetyStop as stop:
+            raise SafetyStop(f"{stop} The checkpoint in {self.folder} is of step {self._saved_at}.") from stop
         finally:
             if progress is not None:
                 progress.close()
@@ -170,10 +195,11 @@ class Run:
         step = self.simulation.context.getStepCount()
         self.timings[f"{phase}_s"] = seconds
         self._stepped |= step > first
+        self.timings |= {f"safety_{name}": value for name, value in self.watch.timings.items()}
         if reason is not None:
             self._stop(reason, phase)
         if step % interval:
-            self._save()
+            self._checkpoint(step)
         if step > first:
             speed = (step - first) * self.config.timestep * 1e-6 / seconds * 86400
             self.timings[f"{phase}_ns_day"] = speed
@@ -182,6 +208,12 @@ class Run:
                 "%s: %d steps in %.1f s, %.3g ns/day, %.3g ms/step",
                 phase, step - first, seconds, speed, 1000 * seconds / (step - first),
             )  # fmt: skip
+        for line in self.watch.summary():
+            log.info("%s", line)
+
+    def _checkpoint(self, step: int) -> None:
+        self.watch.look(step, must=True)
+        self._save()
 
     def _stop(self, reason: str, phase: str) -> None:
         self._save()
@@ -193,6 +225,7 @@ class Run:
 
     def _save(self) -> None:
         sizes = {} if self.recorder is None else self.recorder.sizes()
+        self._saved_at = self.simulation.context.getStepCount()
         save_checkpoint(self.simulation, self.folder, phase=self.phase, sizes=sizes, identity=self.identity)
         forget_neighbours(self.simulation, self.config.skin * ANGSTROM_TO_NM)
 
@@ -201,6 +234,18 @@ def _outcome(result: Minimization) -> str:
     if result.converged:
         return f"converged within {result.iterations} iterations" if result.iterations else "not needed"
     return f"not converged after {result.iterations} iterations (the run goes on)"
+
+
+def limits_of(config: RunConfig) -> Limits:
+    """What the safety watch takes for physics in this run."""
+    return Limits(
+        temperature=config.temperature,
+        max_force=config.max_force,
+        max_temperature=config.max_temperature,
+        closest_contact=config.closest_contact,
+        bond_break=config.bond_break,
+        small_box=config.small_box,
+    )
 
 
 class _EveryFewSeconds:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import openmm
 from openmm import app, unit
 
 from mace_md.md.integrators import bath_energy
@@ -97,11 +98,14 @@ class Recorder:
         interval: int,
         stepped: bool = False,
         progress: "Progress | None" = None,
+        inspect: Callable[[openmm.State, int], None] | None = None,
     ) -> None:
         """timestep in fs, total_mass in Da; `kinds` of trajectory files, a frame each `interval` steps.
 
-        `stepped`: the integrator has made steps already.
+        `stepped`: the integrator has made steps already. `inspect` gets the State, with energy and forces, of every row
+        after it is written, and its step.
         """
+        self._inspect = inspect
         self._stepped = stepped
         self._first = simulation.context.getStepCount()
         self._simulation = simulation
@@ -117,7 +121,7 @@ class Recorder:
 
     def row(self, step: int) -> None:
         """Add a row to log.csv and tell the progress line."""
-        state = self._simulation.context.getState(energy=True)
+        state = self._simulation.context.getState(energy=True, forces=self._inspect is not None)
         potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
         bath = bath_energy(self._simulation.integrator, stepped=self._stepped or step != self._first)
@@ -136,6 +140,8 @@ class Recorder:
         self.log.append(row)
         if self.progress is not None:
             self.progress.show(row)
+        if self._inspect is not None:
+            self._inspect(state, step)
 
     def frame(self, step: int) -> None:
         """Add a frame to every trajectory, each molecule whole with its centre in the box."""
