@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import app
 
 from mace_md.errors import InputError
+from mace_md.md.masses import masses_of
 
 CM_REMOVAL_INTERVAL = 10  # steps
 
@@ -14,6 +16,7 @@ def make_system(
     topology: app.Topology,
     model,
     *,
+    masses: np.ndarray | None = None,
     barostat: openmm.Force | None = None,
     remove_cm_motion: bool = False,
     **force_options,
@@ -24,16 +27,15 @@ def make_system(
     ----------
     topology : its bonds define the molecules; its box vectors, when it has them, the box.
     model : a MACE model, the path of one or of a potential, or a ready openmm.Force.
+    masses : [n_atoms] Da, by default those of the elements; 0 for atoms that do not move.
     barostat : at most one, added once; needs a box.
     remove_cm_motion : add a CMMotionRemover. Right for Nose-Hoover alone, which counts 3 degrees of freedom less when
         it sees one; a Langevin bath moves the centre of mass on purpose, Verlet and velocity rescaling keep it at rest.
     force_options : passed on to `make_force`.
     """
     system = openmm.System()
-    for atom in topology.atoms():
-        if atom.element is None:
-            raise InputError(f"atom {atom.index + 1} ({atom.name}) has no chemical element; MACE needs one for each.")
-        system.addParticle(atom.element.mass.value_in_unit(unit.dalton))
+    for mass in masses_of(topology) if masses is None else masses:
+        system.addParticle(float(mass))
     vectors = topology.getPeriodicBoxVectors()
     if vectors is not None:
         system.setDefaultPeriodicBoxVectors(*vectors)
