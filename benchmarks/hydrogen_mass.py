@@ -143,7 +143,8 @@ def main() -> None:
         for hydrogen_mass in MASSES:
             for timestep in TIMESTEPS:
                 found["runs"].append(measure(structure, options.model, start, hydrogen_mass, timestep, length))
-                print(name, {k: round(v, 5) if isinstance(v, float) else v for k, v in found["runs"][-1].items()}, flush=True)
+                shown = {k: round(v, 5) if isinstance(v, float) else v for k, v in found["runs"][-1].items()}
+                print(name, shown, flush=True)
                 options.output.parent.mkdir(parents=True, exist_ok=True)
                 options.output.write_text(json.dumps(record, indent=1) + "\n")
 

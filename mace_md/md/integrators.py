@@ -1,4 +1,4 @@
-"""The integrators offered: NVE (leapfrog Verlet), and NVT by Langevin, Nose-Hoover or velocity rescaling."""
+"""The integrators offered: NVE (leapfrog Verlet), NVT (Langevin, Nose-Hoover, velocity rescaling), path integrals."""
 
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ class Dynamics:
     remove_rotation : the start velocities lose their angular momentum, which this dynamics would keep for ever.
     remove_translation : likewise the total momentum.
     counts_cm_removal : the integrator subtracts 3 degrees of freedom only when the System has a CMMotionRemover.
+    beads : of each atom in a path integral, whose num_dof counts all of them; 1 is classical dynamics.
     """
 
     integrator: openmm.Integrator
@@ -27,6 +28,7 @@ class Dynamics:
     remove_rotation: bool
     description: str
     counts_cm_removal: bool = False
+    beads: int = 1
 
 
 def make_dynamics(
@@ -40,6 +42,7 @@ def make_dynamics(
     seed: int,
     periodic: bool,
     linear: bool = False,
+    beads: int = 1,
 ) -> Dynamics:
     """The integrator for an ensemble, with the degrees of freedom its temperature counts.
 
@@ -49,10 +52,13 @@ def make_dynamics(
     temperature : K.   friction : 1/ps.   timestep : fs.   seed : of the random forces; 0 is replaced by 1,
         because OpenMM takes 0 as "choose one".
     linear : the atoms lie on a line, so that an isolated molecule has two rotations, not three.
+    beads : more than one for path integrals (`md/rpmd.py`).
     """
     num_mobile = int((np.asarray(masses) > 0).sum())
     frozen = num_mobile < len(masses)  # frozen atoms hold the rest in place: neither momentum is kept
     step = timestep * FS_TO_PS
+    if beads > 1:
+        return _path_integral(num_mobile, frozen, ensemble, temperature, friction, timestep, seed, beads)
     if ensemble == "nve":
         integrator: openmm.Integrator = openmm.VerletIntegrator(step)
         name, rotation = "NVE, leapfrog Verlet", not periodic
@@ -80,6 +86,17 @@ def make_dynamics(
     description = f"{name}{temperature_text}, {timestep:g} fs"
     counts = translation and thermostat == "nose-hoover"
     return Dynamics(integrator, num_dof, translation, rotation, description, counts)
+
+
+def _path_integral(num_mobile, frozen, ensemble, temperature, friction, timestep, seed, beads) -> Dynamics:
+    """Ring polymers of `beads`. Without a thermostat the springs still belong to `temperature`."""
+    integrator = openmm.RPMDIntegrator(beads, temperature, friction or 1.0, timestep * FS_TO_PS)
+    integrator.setRandomNumberSeed(max(seed, 1))
+    integrator.setApplyThermostat(ensemble != "nve")
+    bath = "no thermostat" if ensemble == "nve" else f"PILE thermostat, friction {friction:g} 1/ps on the centroid"
+    num_dof = 3 * num_mobile * beads - 3 * (ensemble == "nve" and not frozen)
+    name = f"{ensemble.upper()}, path integral of {beads} beads, {bath}, {temperature:g} K, {timestep:g} fs"
+    return Dynamics(integrator, num_dof, False, False, name, beads=beads)
 
 
 def _count_dof(num_mobile: int, translation: bool, rotation: bool, linear: bool) -> int:

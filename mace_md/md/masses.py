@@ -47,8 +47,8 @@ def repartition_hydrogen(topology: app.Topology, hydrogen_mass: float) -> np.nda
         heavy = partners.get(atom.index)
         if not heavy:
             raise InputError(
-                f"--hydrogen-mass: atom {atom.index + 1} ({atom.name}, residue {atom.residue.name} {atom.residue.id}) is "
-                "a hydrogen without a heavy neighbour to take mass from. Leave the option out."
+                f"--hydrogen-mass: atom {atom.index + 1} ({atom.name}, residue {atom.residue.name} {atom.residue.id}) "
+                "is a hydrogen without a heavy neighbour to take mass from. Leave the option out."
             )
         moved[atom.index] = hydrogen_mass
         moved[heavy[0]] -= hydrogen_mass - masses[atom.index]
@@ -57,7 +57,7 @@ def repartition_hydrogen(topology: app.Topology, hydrogen_mass: float) -> np.nda
         atom = atoms[lightest]
         raise InputError(
             f"--hydrogen-mass {hydrogen_mass:g}: atom {lightest + 1} ({atom.name}, residue {atom.residue.name} "
-            f"{atom.residue.id}) would be left with {moved[lightest]:.2f} Da. Take a smaller mass: 3 Da suits CH3 and CH4."
+            f"{atom.residue.id}) would be left with {moved[lightest]:.2f} Da. Take 3 Da, or less."
         )
     return moved
 
