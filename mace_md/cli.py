@@ -21,6 +21,12 @@ from mace_md.options import flag, load_config, nearest, template
 COMMANDS = {  # name: (module, its options, what it does)
     "run": ("mace_md.run", "RunConfig", "run molecular dynamics with a MACE model in OpenMM"),
     "export": ("mace_md.export", "ExportConfig", "write a TorchScript potential.pt for one structure"),
+    "evaluate": (
+        "mace_md.evaluate",
+        "EvaluateConfig",
+        "compare a model with labelled data: tables, JSON, parity plots",
+    ),
+    "label": ("mace_md.label", "LabelConfig", "give geometries the energies and forces of a model"),
     "models": ("mace_md.models", "ModelsConfig", "list, fetch and describe published models"),
     "doctor": ("mace_md.doctor", "DoctorConfig", "say what works here, what is missing, and the line that mends it"),
 }

@@ -9,7 +9,9 @@ import pytest
 from mace_md import config as configs
 from mace_md.config import (
     DoctorConfig,
+    EvaluateConfig,
     ExportConfig,
+    LabelConfig,
     ModelsConfig,
     RunConfig,
     load_config,
@@ -22,7 +24,7 @@ from mace_md.options import flag, option, options_of, settle
 from mace_md.units import parse_quantity
 
 REQUIRED = ["water.pdb", "--model", "tiny.mace"]
-ALL = [RunConfig, ExportConfig, ModelsConfig, DoctorConfig]
+ALL = [RunConfig, ExportConfig, EvaluateConfig, LabelConfig, ModelsConfig, DoctorConfig]
 
 
 def run_config(*words: str) -> RunConfig:

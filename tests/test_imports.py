@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mace_md"
 FILES = sorted(PACKAGE.rglob("*.py"))
-COMMANDS = {"run", "train", "export", "evaluate", "analyze", "models", "doctor"}
+COMMANDS = {"run", "train", "export", "evaluate", "label", "analyze", "models", "doctor"}
 # Lower layers first: a module imports from its own layer and from those before it.
 LAYERS = ["errors units", "options", "config", "provenance", "ops", "model", "training md analysis"]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

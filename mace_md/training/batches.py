@@ -143,7 +143,7 @@ def find_edges(configuration: Configuration, cutoff: float) -> tuple[Tensor, Ten
     A box that repeats along some axes only is closed by vectors along which no image is in reach. Raises InputError.
     """
     positions = torch.from_numpy(np.ascontiguousarray(configuration.positions))
-    cell = torch.from_numpy(_closed_cell(configuration, cutoff))
+    cell = torch.from_numpy(closed_cell(configuration, cutoff))
     try:
         edge_index, shifts = neighbor_list(positions, cell, any(configuration.pbc), cutoff)
     except RuntimeError as error:
@@ -151,7 +151,8 @@ def find_edges(configuration: Configuration, cutoff: float) -> tuple[Tensor, Ten
     return edge_index, shifts, cell
 
 
-def _closed_cell(configuration: Configuration, cutoff: float) -> np.ndarray:
+def closed_cell(configuration: Configuration, cutoff: float) -> np.ndarray:
+    """[3, 3], A: the cell with vectors out of reach along the axes that do not repeat; zeros without any that does."""
     pbc = np.array(configuration.pbc)
     cell = np.array(configuration.cell, dtype=np.float64)
     if pbc.all() or not pbc.any():
