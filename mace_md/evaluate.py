@@ -17,9 +17,9 @@ from mace_md.errors import InputError
 from mace_md.model.checkpoint import load_model
 from mace_md.provenance import collect_provenance, write_json
 from mace_md.training.checks import check_data
+from mace_md.training.comparison import QUANTITIES, Comparison, Errors, compare, join
 from mace_md.training.data import Configuration, LabelFormat, read_configurations, take_isolated_atoms
 from mace_md.training.labelling import Labeller, choose_device, elements_of
-from mace_md.training.metrics import QUANTITIES, Comparison, Errors, compare, join
 from mace_md.training.parity import plot_parity
 
 log = logging.getLogger("mace_md")

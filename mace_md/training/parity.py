@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mace_md.errors import InputError
-from mace_md.training.metrics import MEV, Comparison
+from mace_md.training.comparison import MEV, Comparison
 
 _BLUE, _GREY = "#2471a3", "#616a6b"
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mace_md.training.metrics import compare, errors_of, join
+from mace_md.training.comparison import compare, errors_of, join
 from tests.training.labelled import molecules
 
 
