@@ -1,9 +1,11 @@
 """Every option of every command, once: flag = TOML key = help = default = unit = check. options.py does the rest."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mace_md.options import load_config, option, options_table, settle, template, to_toml
+from mace_md.errors import UsageError
+from mace_md.options import GIVEN, load_config, option, options_table, settle, template, to_toml
 
 __all__ = [
     "DoctorConfig",
@@ -20,6 +22,7 @@ __all__ = [
 
 _THERMOSTATTED = ("ensemble", ("nvt", "npt"))
 _NPT = ("ensemble", ("npt",))
+_SOLVATED = ("solvate", GIVEN)
 
 
 class _Settled:
@@ -31,10 +34,12 @@ class _Settled:
 class RunConfig(_Settled):
     """`mace-md run`. Options of one ensemble (pressure, ...) are None in the others, and filled in where they apply."""
 
-    structure: Path = option(
-        help="structure file: PDB or mmCIF (topology kept), or anything ASE reads",
+    structure: Path | None = option(
+        None,
+        help="structure file: PDB, mmCIF, SDF, prmtop, top, gro, CIF, or anything ASE reads; @7 takes frame 7",
         positional=True,
         aliases=("--struct",),
+        shown_default="required, or --smiles",
     )
     model: str = option(
         help="model: a name of `mace-md models list`, a .model or .mace file, or a potential.pt of `mace-md export`",
@@ -149,9 +154,53 @@ class RunConfig(_Settled):
         shown_default="from the file",
     )
     skin: float | None = option(None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5")
+    smiles: str | None = option(
+        None, instead_of="structure", help="a molecule as SMILES in place of a file; coordinates by RDKit"
+    )
+    coordinates: Path | None = option(
+        None, help="coordinates of a topology without: inpcrd or rst7 of a prmtop, gro of a GROMACS top"
+    )
+    include: Path | None = option(None, help="folder of the force field files that a GROMACS top includes")
+    virtual_sites: str = option(
+        "refuse", choices=("refuse", "drop"), help="massless sites of four- and five-site water: MACE knows nuclei only"
+    )
     hydrogens: str = option(
         "check", choices=("check", "add", "keep"),
-        help="check refuses residues without hydrogens, add puts them in at pH 7, keep takes the file as it is",
+        help="check refuses residues without hydrogens, add puts them in, keep takes the file as it is",
+    )  # fmt: skip
+    ph: float | None = option(
+        None, at_least=0, only_if=("hydrogens", ("add",)), fill=7.0, help="pH that decides which hydrogens are added"
+    )
+    repair: str | None = option(
+        None, choices=("refuse", "atoms", "residues"), only_if=("hydrogens", ("add",)), fill="refuse",
+        help="where heavy atoms are missing: refuse, build atoms, or build missing residues inside chains too",
+    )  # fmt: skip
+    supercell: tuple[int, ...] | None = option(
+        None, at_least=1, count=(3,), help="copies of the box along a,b,c", shown_default="1,1,1"
+    )
+    solvate: float | None = option(
+        None, unit="A", at_least=0, help="put the structure in a box of water with this margin on every side",
+        shown_default="no water",
+    )  # fmt: skip
+    box_shape: str | None = option(
+        None, choices=("cube", "dodecahedron", "octahedron"), only_if=_SOLVATED, fill="cube",
+        help="shape of the box of water",
+    )  # fmt: skip
+    ion_concentration: float | None = option(
+        None, unit="mol/L", at_least=0, only_if=_SOLVATED, fill=0.0, help="salt, beyond the ions that neutralise"
+    )
+    neutralize: str | None = option(
+        None, choices=("yes", "no"), only_if=_SOLVATED, fill="yes", help="add ions until the total charge is zero"
+    )
+    positive_ion: str | None = option(
+        None, choices=("Na+", "K+", "Li+", "Cs+", "Rb+"), only_if=_SOLVATED, fill="Na+", help="cation to add"
+    )
+    negative_ion: str | None = option(
+        None, choices=("Cl-", "Br-", "F-", "I-"), only_if=_SOLVATED, fill="Cl-", help="anion to add"
+    )
+    solute_charge: int | None = option(
+        None, unit="e", only_if=_SOLVATED, help="charge of all that is solvated, for the ions",
+        shown_default="from the file, or from residue templates",
     )  # fmt: skip
     check: str = option(
         "on",
@@ -195,6 +244,10 @@ class RunConfig(_Settled):
     trajectory_format: tuple[str, ...] = option(
         ("dcd",), choices=("dcd", "xtc", "extxyz"), help="trajectory files to write"
     )
+    wrap: str = option(
+        "molecules", choices=("molecules", "none"),
+        help="positions in the trajectory: whole molecules with their centres in the box, or as they moved, unwrapped",
+    )  # fmt: skip
     trajectory_interval: int = option(100, at_least=1, help="steps between frames")
     report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
     checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints")
@@ -205,8 +258,21 @@ class RunConfig(_Settled):
 
     def __post_init__(self) -> None:
         settle(self)
+        if self.structure is None and self.smiles is None:
+            raise UsageError("structure is missing: give a structure file, or a molecule with --smiles.")
+        if self.solvate is not None and self.box is not None:
+            raise UsageError("give --solvate, which makes the box, or --box, not both.")
+        if self.solvate is not None and self.periodic == "no":
+            raise UsageError("--solvate makes a periodic box of water; it does not go with --periodic no.")
         if self.output is None:
-            object.__setattr__(self, "output", Path(f"{self.structure.stem}-run"))
+            object.__setattr__(self, "output", Path(f"{self._name}-run"))
+
+    @property
+    def _name(self) -> str:
+        """What the output folder is called after."""
+        if self.smiles is not None:
+            return re.sub(r"[^A-Za-z0-9]+", "_", self.smiles).strip("_")[:40] or "smiles"
+        return self.structure.stem
 
     @property
     def num_steps(self) -> int:
@@ -225,6 +291,13 @@ class ExportConfig(_Settled):
     )
     structure: Path = option(
         help="structure file whose atoms the potential is made for", positional=True, aliases=("--struct",)
+    )
+    coordinates: Path | None = option(
+        None, help="coordinates of a topology without: inpcrd or rst7 of a prmtop, gro of a GROMACS top"
+    )
+    include: Path | None = option(None, help="folder of the force field files that a GROMACS top includes")
+    virtual_sites: str = option(
+        "refuse", choices=("refuse", "drop"), help="massless sites of four- and five-site water: MACE knows nuclei only"
     )
     output: Path = option(Path("potential.pt"), help="file to write")
     force: bool = option(False, help="replace the output file if it exists")

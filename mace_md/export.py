@@ -16,7 +16,15 @@ def main(config: ExportConfig) -> int:
     """Write the potential and say what is in it. Raises InputError; leaves no file behind when it does."""
     if config.output.exists() and not config.force:
         raise InputError(f"{config.output} exists. Give another --output, or --force to replace it.")
-    structure = read_structure(config.structure, periodic=config.periodic, box=config.box)
+    structure = read_structure(
+        config.structure,
+        periodic=config.periodic,
+        box=config.box,
+        coordinates_file=config.coordinates,
+        include=config.include,
+        virtual_sites=config.virtual_sites,
+        complete=config.hydrogens == "check",
+    )
     if config.hydrogens == "check":
         preflight.check_hydrogens(structure)
     notes = preflight.check_contacts(structure)

@@ -18,13 +18,14 @@ from mace_md.units import parse_quantity
 
 Config = TypeVar("Config")
 _TRUE, _FALSE = ("yes", "true", "on"), ("no", "false", "off")
+GIVEN = None  # in only_if: the other option has any value
 
 
 def option(default: Any = MISSING, **meta: Any) -> Any:
     """A dataclass field that is an option.
 
     Keywords: help; unit; choices; positional; aliases (hidden flags); shown_default (text for the help where the
-    default is worked out); only_if=(field, values) with fill= the default where the condition holds; instead_of= the
+    default is worked out); only_if=(field, values or GIVEN) with fill= the default where it holds; instead_of= the
     field that it replaces; above= and at_least= bounds; count= allowed lengths of a list; cli_only (not a TOML key);
     name_or_path (a str that may be a path).
     """
@@ -292,7 +293,8 @@ def _refuse_pairs(cls: type, values: dict[str, Any]) -> None:
     for name in values:
         rival = _rival(cls, name)
         if rival in values:
-            raise UsageError(f"give {flag(name)} or {flag(rival)}, not both.")
+            first, second = (x if _is_positional(cls, x) else flag(x) for x in sorted((name, rival)))
+            raise UsageError(f"give {first} or {second}, not both.")
 
 
 def settle(config: Any) -> None:
@@ -305,10 +307,12 @@ def settle(config: Any) -> None:
         value = values.get(entry.name)
         if "only_if" in entry.metadata:
             other, allowed = entry.metadata["only_if"]
-            applies = getattr(config, other) in allowed
+            found = getattr(config, other)
+            applies = found is not None if allowed is GIVEN else found in allowed
             if value is not None and not applies:
+                if allowed is GIVEN:
+                    raise UsageError(f"{flag(entry.name)} needs {flag(other)}.")
                 wanted = " or ".join(_plain(choice) for choice in allowed)
-                found = getattr(config, other)
                 raise UsageError(f"{flag(entry.name)} needs {other} = {wanted} (it is {_plain(found)}).")
             if value is None and applies:
                 value = entry.metadata.get("fill")
@@ -371,6 +375,10 @@ def template(cls: type) -> str:
     return "".join(lines)
 
 
+def _condition(name: str, values: Sequence[Any] | None) -> str:
+    return f"`{flag(name)}`" if values is GIVEN else f"{name} = {' or '.join(map(_plain, values))}"
+
+
 def options_table(cls: type) -> str:
     """A Markdown table of the options of a config class."""
     rows = ["| option | default | unit | meaning |", "|---|---|---|---|"]
@@ -382,7 +390,7 @@ def options_table(cls: type) -> str:
             choices += " Several are separated by commas."
         condition = ""
         if "only_if" in meta:
-            condition = f" Only with {meta['only_if'][0]} = {' or '.join(map(_plain, meta['only_if'][1]))}."
+            condition = f" Only with {_condition(*meta['only_if'])}."
         default = shown_default(entry) or ("required" if entry.default is MISSING else "-")
         rows.append(f"| {name} | {default} | {meta.get('unit', '')} | {meta['help']}.{choices}{condition} |")
     return "\n".join(rows) + "\n"

@@ -19,14 +19,16 @@ from mace_md.md import preflight, selfcheck
 from mace_md.md.barostat import choose_scaling, make_barostat
 from mace_md.md.folder import find_checkpoint, held_log, open_folder
 from mace_md.md.force import make_force
+from mace_md.md.formats.reader import split_frame
 from mace_md.md.integrators import Dynamics, make_dynamics
+from mace_md.md.prepare import prepare
 from mace_md.md.production import Run, disk_explained
 from mace_md.md.reporters import write_topology
 from mace_md.md.restart import Checkpoint
 from mace_md.md.selfcheck import SelfCheck
 from mace_md.md.simulation import choose_platform, is_linear, make_simulation, numbers_stay_finite, warm_up
 from mace_md.md.stopping import StopRequest
-from mace_md.md.structure import Structure, read_structure
+from mace_md.md.structure import Structure
 from mace_md.md.system import make_system
 from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
 from mace_md.model.checkpoint import load_model
@@ -86,10 +88,9 @@ def _seed(config: RunConfig, checkpoint: Checkpoint | None) -> int:
 
 def _read(config: RunConfig) -> Structure:
     """The structure, after every check that needs no model."""
-    structure = read_structure(
-        config.structure, periodic=config.periodic, box=config.box, add_hydrogens=config.hydrogens == "add"
-    )
-    _say(f"structure: {note}" for note in (f"{structure.path}, {len(structure.positions)} atoms", *structure.notes))
+    structure = prepare(config)
+    name = structure.path if config.smiles is None else f"SMILES {config.smiles}"
+    _say(f"structure: {note}" for note in (f"{name}, {len(structure.positions)} atoms", *structure.notes))
     if config.hydrogens != "keep":
         preflight.check_hydrogens(structure)
     _say(preflight.check_contacts(structure))
@@ -242,14 +243,17 @@ def _prove(config: RunConfig, structure: Structure, model: LoadedModel, simulati
 _IDENTITY = (
     "head", "charge", "spin", "ensemble", "temperature", "thermostat", "friction", "pressure", "barostat",
     "surface_tension", "barostat_interval", "barostat_scaling", "timestep", "equilibration_steps", "seed", "dtype",
-    "periodic", "box", "hydrogens", "trajectory_format", "trajectory_interval", "report_interval",
+    "periodic", "box", "smiles", "virtual_sites", "hydrogens", "ph", "repair", "supercell", "solvate", "box_shape",
+    "ion_concentration", "neutralize", "positive_ion", "negative_ion", "solute_charge", "wrap", "trajectory_format",
+    "trajectory_interval", "report_interval",
 )  # fmt: skip
 
 
 def _identity(config: RunConfig, structure: Structure, model: LoadedModel) -> dict[str, object]:
     """What must not change for --restart to continue the same run."""
     return {
-        "structure (sha256)": sha256_of(structure.path),
+        "structure (sha256)": " ".join(map(sha256_of, structure.files)),
+        "frame": None if config.structure is None else split_frame(config.structure)[1],
         "model (sha256)": sha256_of(model.path),
     } | {name: getattr(config, name) for name in _IDENTITY}
 
@@ -258,7 +262,7 @@ def _describe(config, structure, model, kernels, simulation, check) -> dict[str,
     """Write run.toml, run.json and the topology; returns the record, which gets the timings at the end."""
     record = collect_provenance(
         config,
-        inputs={"structure": structure.path, "model": model.path},
+        inputs=_inputs(structure) | {"model": model.path},
         model=model.facts,
         seed=config.seed,
         platform=simulation.context.getPlatform().getName(),
@@ -272,6 +276,11 @@ def _describe(config, structure, model, kernels, simulation, check) -> dict[str,
     if not any((config.output / name).exists() for name in ("topology.pdb", "topology.cif")):
         write_topology(config.output, structure)
     return record
+
+
+def _inputs(structure: Structure) -> dict[str, Path]:
+    names = ("structure", "coordinates")
+    return dict(zip(names, structure.files, strict=False))
 
 
 def _earlier_records(path: Path) -> list[dict[str, object]]:

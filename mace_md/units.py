@@ -33,6 +33,7 @@ _UNITS = {
     "kJ/mol/nm": ("force", 1.0), "eV/A": ("force", EV_PER_ANGSTROM_TO_KJ_MOL_NM),
     "bar*nm": ("surface tension", 1.0), "mN/m": ("surface tension", 10.0),
     "e": ("charge", 1.0),
+    "mol/L": ("concentration", 1.0), "M": ("concentration", 1.0), "mM": ("concentration", 1e-3),
     "meV/atom": ("energy per atom", 1.0),
 }  # fmt: skip
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*$")

@@ -1,6 +1,8 @@
 """Every system in systems/ runs from its run.toml with a tiny model, and leaves files that others open."""
 
 import json
+import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -16,7 +18,7 @@ FOLDERS = sorted(path.parent.name for path in SYSTEMS.glob("*/run.toml"))
 
 def test_every_folder_is_a_system_and_is_in_the_readme():
     folders = sorted(path.name for path in SYSTEMS.iterdir() if path.is_dir() and not path.name.startswith("_"))
-    assert folders == FOLDERS
+    assert folders == sorted([*FOLDERS, "inputs"])
     readme = (SYSTEMS / "README.md").read_text()
     for name in FOLDERS:
         assert f"| `{name}` |" in readme
@@ -69,3 +71,54 @@ def test_it_runs(name, tiny_model, tmp_path, capsys):
 
     resolved = load_config(RunConfig, ["--config", str(output / "run.toml")])
     assert resolved.num_steps == 2 and resolved.structure.samefile(SYSTEMS / name / f"{name}.pdb")
+
+
+# ------------------------------------------------------------------------------------------------ every kind of input
+
+README = (SYSTEMS / "README.md").read_text()
+COMMANDS = re.findall(r"^mace-md (run (?:systems/inputs|--smiles).*)$", README, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def small_model_of_many_elements(tmp_path_factory):
+    """Random weights for every element of the inputs."""
+    import torch
+
+    from mace_md.model.build import build_model
+    from mace_md.model.checkpoint import save_model
+    from mace_md.model.hyperparameters import ModelConfig
+
+    config = ModelConfig(
+        atomic_numbers=(1, 6, 7, 8, 11, 17), r_max=3.0, num_bessel=4, max_ell=1, num_channels=2, max_L=0,
+        correlation=(2, 2), radial_MLP=(4,), MLP_channels=4, avg_num_neighbors=(10.0, 10.0),
+    )  # fmt: skip
+    model = build_model(config, seed=7, dtype=torch.float64)
+    return save_model(model, tmp_path_factory.mktemp("model") / "many.mace")
+
+
+def test_every_kind_has_a_line_in_the_readme():
+    assert len(COMMANDS) >= 11
+    for path in (SYSTEMS / "inputs").iterdir():
+        if path.suffix != ".py" and not path.name.startswith("_"):
+            assert any(f"inputs/{path.name}" in command for command in COMMANDS), path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: Path(shlex.split(command)[1]).name)
+def test_the_line_in_the_readme_runs_and_mdtraj_opens_it(
+    command, small_model_of_many_elements, tmp_path, monkeypatch, capsys
+):
+    """Nothing about the physics (the weights are random): the atoms are all there, molecules whole, the box right."""
+    import mdtraj
+
+    monkeypatch.chdir(SYSTEMS.parent)
+    words = shlex.split(command.partition(" --model")[0])
+    words += ["--model", str(small_model_of_many_elements), "--output", str(tmp_path / "out"), "--steps", "2"]
+    words += ["--trajectory-interval", "1", "--timestep", "0.1", "--no-minimize", "--seed", "1", "--check", "skip"]
+    words += ["--kernels", "reference", "--threads", "1", "--quiet"]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    trajectory = mdtraj.load(tmp_path / "out" / "trajectory.dcd", top=tmp_path / "out" / "topology.pdb")
+    assert trajectory.n_frames == 2 and np.isfinite(trajectory.xyz).all()
+    pairs = np.array([(a.index, b.index) for a, b in trajectory.topology.bonds])
+    lengths = np.linalg.norm(np.diff(trajectory.xyz[:, pairs], axis=2)[:, :, 0], axis=-1)
+    assert 0.085 < lengths.min() and lengths.max() < 0.16  # nm
+    assert not any("warning" in line for line in (tmp_path / "out" / "run.log").read_text().splitlines())

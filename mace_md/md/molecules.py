@@ -57,7 +57,7 @@ class Molecules:
 
 
 def find_molecules(
-    topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
+    topology: app.Topology, positions: np.ndarray, box: np.ndarray | None, bonds_from: str = "of the file"
 ) -> tuple[Molecules, list[str]]:
     """Molecules from the bonds of the topology, with bonds from distances for atoms that have none; and notes.
 
@@ -77,7 +77,7 @@ def find_molecules(
         vectors = np.concatenate([vectors, extra_vectors[wanted]])
     index, offsets, networks = _walk(len(numbers), pairs, vectors, positions)
     molecules = Molecules(index, pairs, offsets, networks)
-    return molecules, _notes(molecules, len(pairs) - found, found, dropped)
+    return molecules, _notes(molecules, len(pairs) - found, found, dropped, bonds_from)
 
 
 def perceive_bonds(numbers, positions, box) -> tuple[np.ndarray, np.ndarray]:
@@ -246,13 +246,13 @@ def _walk(num_atoms, pairs, vectors, positions):
     return index, offsets, tuple(sorted(networks))
 
 
-def _notes(molecules: Molecules, from_file: int, found: int, dropped: int) -> list[str]:
+def _notes(molecules: Molecules, from_file: int, found: int, dropped: int, bonds_from: str) -> list[str]:
     sizes = Counter(np.bincount(molecules.index).tolist())
     largest = ", ".join(f"{n} of {size} atoms" for size, n in sorted(sizes.items(), reverse=True)[:3])
     more = f", {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
     source = " and ".join(
         text
-        for n, text in ((from_file, f"{from_file} bonds of the file"), (found, f"{found} bonds found by distance"))
+        for n, text in ((from_file, f"{from_file} bonds {bonds_from}"), (found, f"{found} bonds found by distance"))
         if n
     )
     notes = [f"{molecules.count} molecules ({largest}{more}) from {source or 'no bonds at all'}"]

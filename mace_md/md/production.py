@@ -131,6 +131,7 @@ class Run:
             kinds=self.config.trajectory_format,
             interval=self.config.trajectory_interval,
             stepped=self._stepped,
+            wrap=self.config.wrap == "molecules",
             progress=Progress(
                 step, self.config.num_steps, self.config.timestep, lambda line: log.info("%s", line),
                 terminal=False if self.config.quiet else None,

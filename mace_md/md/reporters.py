@@ -97,15 +97,16 @@ class Recorder:
         kinds: tuple[str, ...],
         interval: int,
         stepped: bool = False,
+        wrap: bool = True,
         progress: "Progress | None" = None,
         inspect: Callable[[openmm.State, int], None] | None = None,
     ) -> None:
         """timestep in fs, total_mass in Da; `kinds` of trajectory files, a frame each `interval` steps.
 
         `stepped`: the integrator has made steps already. `inspect` gets the State, with energy and forces, of every row
-        after it is written, and its step.
+        after it is written, and its step. `wrap`: bring the centre of each molecule into the box.
         """
-        self._inspect = inspect
+        self._inspect, self._wrap = inspect, wrap
         self._stepped = stepped
         self._first = simulation.context.getStepCount()
         self._simulation = simulation
@@ -144,10 +145,10 @@ class Recorder:
             self._inspect(state, step)
 
     def frame(self, step: int) -> None:
-        """Add a frame to every trajectory, each molecule whole with its centre in the box."""
+        """Add a frame to every trajectory, each molecule whole: with its centre in the box, or where it moved to."""
         # An energy costs an evaluation of the model; only extended XYZ asks for it.
         state = self._simulation.context.getState(
-            positions=True, energy=self._needs_energy, enforcePeriodicBox=self._periodic
+            positions=True, energy=self._needs_energy, enforcePeriodicBox=self._periodic and self._wrap
         )
         box = None
         if self._periodic:

@@ -226,11 +226,12 @@ def test_hydrogen_bond_and_ion_do_not_join_molecules(tmp_path):
     ("atoms", "message"),
     [
         ([("C", "LIG", 1, (" NaN    ", 0, 0), "C"), *METHANE[1:]], r"coordinates of atom 1 \(C, residue LIG 1\)"),
-        ([("C", "LIG", 1, ("********", 0, 0), "C")], "cannot be read as pdb"),
+        ([("C", "LIG", 1, ("********", 0, 0), "C")], "cannot be read as PDB"),
         ([], "holds no atoms|cannot be read"),
-        ([("M", "HOH", 1, (0, 0, 0), "EP")], "no chemical element"),
+        ([("M", "HOH", 1, (0, 0, 0), "EP")], "residue HOH 1 .chain A., atom M: a virtual site.*--virtual-sites drop"),
+        ([("QQ", "LIG", 1, (0, 0, 0), "")], "residue LIG 1 .chain A., atom QQ: no chemical element"),
     ],
-    ids=["nan", "stars", "no atoms", "virtual site"],
+    ids=["nan", "stars", "no atoms", "virtual site", "no element"],
 )
 def test_bad_pdb_is_refused_in_one_line(tmp_path, atoms, message):
     path = write_pdb(tmp_path / "bad.pdb", atoms)
@@ -265,13 +266,6 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name, content):
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match="there is no such file"):
         read_structure(tmp_path / "nothing.pdb")
-
-
-def test_hydrogens_are_added_on_request(tmp_path):
-    atoms = [("O", "HOH", k, (3.0 * k, 0, 0), "O") for k in range(1, 4)]
-    structure = read_structure(write_pdb(tmp_path / "dry.pdb", atoms), add_hydrogens=True)
-    assert structure.atomic_numbers == [8, 1, 1] * 3
-    assert any("6 hydrogens were added" in note for note in structure.notes)
 
 
 def test_minimum_image_of_short_vectors_is_found_in_a_skewed_box():
