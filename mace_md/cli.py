@@ -20,6 +20,7 @@ from mace_md.options import flag, load_config, nearest, template
 
 COMMANDS = {  # name: (module, its options, what it does)
     "run": ("mace_md.run", "RunConfig", "run molecular dynamics with a MACE model in OpenMM"),
+    "train": ("mace_md.train", "TrainConfig", "train a MACE model on energies, forces and stress"),
     "export": ("mace_md.export", "ExportConfig", "write a TorchScript potential.pt for one structure"),
     "evaluate": (
         "mace_md.evaluate",

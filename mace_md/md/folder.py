@@ -62,11 +62,11 @@ def held_log() -> Iterator[logging.handlers.MemoryHandler]:
         handler.close()
 
 
-def open_folder(folder: Path, handler: logging.handlers.MemoryHandler) -> None:
-    """Create the folder and send the log, from its first line, to run.log in it."""
+def open_folder(folder: Path, handler: logging.handlers.MemoryHandler, log_name: str = "run.log") -> None:
+    """Create the folder and send the log, from its first line, to a file in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / "run.log")
+        file = logging.FileHandler(folder / log_name)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}). Give another --output.") from error
     file.setFormatter(handler.formatter)

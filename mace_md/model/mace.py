@@ -187,7 +187,7 @@ class Prediction(NamedTuple):
 def predict(
     model: nn.Module, graph: Graph, forces: bool = True, stress: bool = False, training: bool = False
 ) -> Prediction:
-    """Energies and, by differentiation, forces -dE/dr and stress (dE/d strain) / volume.
+    """Energies and, by differentiation, forces -dE/dr and stress (dE/d strain) / volume (0 without a box).
 
     `training` keeps the graph of the derivatives, so that a loss on forces can be differentiated.
     """
@@ -207,6 +207,7 @@ def predict(
     gradients = list(torch.autograd.grad(energy.sum(), inputs, create_graph=training))
     dE_dr = gradients.pop(0) if forces else None
     volume = torch.linalg.det(graph.cell).abs().reshape(-1, 1, 1)
+    volume = torch.where(volume > 0, volume, torch.inf)
     return Prediction(
         energy if training else energy.detach(),
         None if dE_dr is None else -dE_dr,

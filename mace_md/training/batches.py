@@ -121,15 +121,22 @@ def make_graphs(data: Sequence[Configuration], *, model: torch.nn.Module, device
     return LazyGraphs(data, **how) if getattr(data, "is_lazy", False) else PackedGraphs(data, **how)
 
 
-def iterate_batches(graphs: PackedGraphs | LazyGraphs, groups: Sequence[Sequence[int]]) -> Iterator[Batch]:
-    """The batches of the index groups in turn; the next one is made in another thread where that takes reading."""
+def iterate_batches(graphs: PackedGraphs | LazyGraphs, groups: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
+    """The batches of the index groups in turn, None for an empty group.
+
+    Where a batch takes reading, the next one is made in another thread meanwhile.
+    """
+
+    def make(group: Sequence[int]) -> Batch | None:
+        return graphs.batch(group) if len(group) else None
+
     if isinstance(graphs, PackedGraphs):
-        yield from map(graphs.batch, groups)
+        yield from map(make, groups)
         return
     with ThreadPoolExecutor(1) as ahead:
         waiting = None
         for group in groups:
-            following = ahead.submit(graphs.batch, group)
+            following = ahead.submit(make, group)
             if waiting is not None:
                 yield waiting.result()
             waiting = following

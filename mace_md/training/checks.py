@@ -55,7 +55,8 @@ def check_data(
 
 def _check_numbers(configuration: Configuration, require: Sequence[str]) -> None:
     for label in require:
-        if getattr(configuration, label) is None:
+        # a stress is asked of frames with a box only
+        if getattr(configuration, label) is None and (label != "stress" or all(configuration.pbc)):
             raise InputError(
                 f"{configuration.where}: no {label}. Name its key with --{label}-key, leave the frame out, or give "
                 "--missing-labels ignore to train on what is there."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "Configuration",
     "Joined",
     "LabelFormat",
+    "Reweighted",
     "Subset",
     "atom_counts",
     "read_configurations",
@@ -68,6 +70,26 @@ class Joined(Sequence[Configuration]):
     def atom_counts(self) -> np.ndarray:
         """Atoms of each frame."""
         return np.concatenate([atom_counts(part) for part in self._parts])
+
+
+class Reweighted(Sequence[Configuration]):
+    """The frames with their weights multiplied by that of their config_type, as they are read."""
+
+    def __init__(self, data: Sequence[Configuration], factors: Mapping[str, float]):
+        self._data, self._factors = data, dict(factors)
+        self.is_lazy = getattr(data, "is_lazy", False)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Configuration:
+        configuration = self._data[index]
+        factor = self._factors.get(configuration.config_type, 1.0)
+        return replace(configuration, weight=factor * configuration.weight)
+
+    def atom_counts(self) -> np.ndarray:
+        """Atoms of each frame."""
+        return atom_counts(self._data)
 
 
 def atom_counts(data: Sequence[Configuration]) -> np.ndarray:

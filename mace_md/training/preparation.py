@@ -1,0 +1,264 @@
+"""From options to what a training needs: frames to train on and to validate with, and a model that fits them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from mace_md.config import TrainConfig
+from mace_md.errors import InputError
+from mace_md.model.build import build_model
+from mace_md.model.checkpoint import ModelInfo, load_model
+from mace_md.model.hyperparameters import ModelConfig
+from mace_md.model.mace import MACE
+from mace_md.options import flag
+from mace_md.training.batches import LazyGraphs, PackedGraphs, make_graphs
+from mace_md.training.checks import check_data
+from mace_md.training.configuration import Configuration, LabelFormat
+from mace_md.training.data import (
+    Joined,
+    Reweighted,
+    Subset,
+    read_configurations,
+    read_index,
+    split_data,
+    take_isolated_atoms,
+)
+from mace_md.training.statistics import E0s, Statistics, check_binding, find_e0s, measure, read_e0s
+
+log = logging.getLogger("mace_md")
+
+# Options that are those of the model when training starts from one.
+_ARCHITECTURE = {
+    "r_max": 5.0, "num_channels": 64, "max_L": 1, "max_ell": 3, "correlation": 3, "num_interactions": 2,
+    "num_bessel": 8, "num_polynomial_cutoff": 5, "radial_MLP": (64, 64, 64),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Labelled frames, checked, in eV and A."""
+
+    train: Sequence[Configuration]
+    valid: Sequence[Configuration]
+    isolated: list[Configuration]
+    atomic_numbers: tuple[int, ...]  # of all of them, ascending
+    with_stress: bool  # whether the stress is trained on
+    notes: tuple[str, ...]  # what the checks remarked
+
+
+def read_training_data(config: TrainConfig) -> TrainingData:
+    """Read, divide and check the data that the options name; says in the log what there is. Raises InputError."""
+    labels = LabelFormat.from_options(config)
+    data, isolated = take_isolated_atoms(_weighted(read_configurations(config.data, labels), config))
+    if not len(data):
+        raise InputError(f"{config.data[0]}: there are only isolated atoms in it, and nothing to train on")
+    train, valid = _divide(data, config, labels)
+    with_stress = config.stress_weight != 0 and any(c.stress is not None for c in _first(train, 1000))
+    if config.stress_weight and not with_stress:
+        raise InputError(f"--stress-weight {config.stress_weight:g}: no frame has a stress. Name it with --stress-key.")
+    require = [name for name in ("energy", "forces") if getattr(config, f"{name}_weight") > 0]
+    if config.stress_weight:
+        require.append("stress")
+    if config.missing_labels == "ignore":
+        require = []
+    notes = check_data(Joined([train, valid]), require=require, doubtful=config.check_data)
+    notes += _twice(train, valid)
+    elements = {int(c.atomic_numbers[0]) for c in isolated}
+    for part in (train, valid):
+        for configuration in part:
+            elements.update(configuration.atomic_numbers.tolist())
+    names = " ".join(chemical_symbols[z] for z in sorted(elements))
+    log.info("data: %d frames to train on, %d to validate with; elements %s", len(train), len(valid), names)
+    for note in notes:
+        log.warning("data: %s", note)
+    return TrainingData(train, valid, isolated, tuple(sorted(elements)), with_stress, tuple(notes))
+
+
+def _weighted(data: Sequence[Configuration], config: TrainConfig) -> Sequence[Configuration]:
+    factors = {}
+    for text in config.config_type_weights:
+        name, equals, value = text.rpartition("=")
+        try:
+            factors[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not factors.get(name, -1.0) >= 0:
+            raise InputError(f"--config-type-weights: '{text}' is not of the form name=number")
+    return Reweighted(data, factors) if factors else data
+
+
+def _divide(
+    data: Sequence[Configuration], config: TrainConfig, labels: LabelFormat
+) -> tuple[Sequence[Configuration], Sequence[Configuration]]:
+    if config.valid:
+        train: Sequence[Configuration] = data
+        valid: Sequence[Configuration] = take_isolated_atoms(read_configurations(config.valid, labels))[0]
+        if not len(valid):
+            raise InputError(f"{config.valid[0]}: there is no frame to validate with")
+    else:
+        index = None if config.valid_index is None else read_index(config.valid_index)
+        train, valid = split_data(
+            data, fraction=config.valid_fraction, count=config.valid_count, index=index, seed=config.split_seed
+        )
+    if config.train_count is not None:
+        if config.train_count > len(train):
+            raise InputError(f"--train-count {config.train_count}: there are {len(train)} frames to train on")
+        chosen = np.random.default_rng([config.split_seed, 1]).permutation(len(train))[: config.train_count]
+        train = Subset(train, np.sort(chosen))
+    return train, valid
+
+
+def _first(data: Sequence[Configuration], count: int) -> Sequence[Configuration]:
+    return [data[i] for i in range(min(count, len(data)))]
+
+
+def _twice(train: Sequence[Configuration], valid: Sequence[Configuration]) -> list[str]:
+    """A remark when frames to validate with are also trained on."""
+    if getattr(train, "is_lazy", False) or getattr(valid, "is_lazy", False):
+        return []  # it would take reading all of it once more
+    seen = {c.positions.tobytes() for c in train}
+    twice = sum(c.positions.tobytes() in seen for c in valid)
+    return (
+        [f"{twice} of {len(valid)} validation frames are also trained on: errors will look too good"] if twice else []
+    )
+
+
+# --- the model ---
+
+
+@dataclass(frozen=True)
+class Start:
+    """What every member of a committee starts from."""
+
+    train: PackedGraphs | LazyGraphs
+    valid: PackedGraphs | LazyGraphs
+    e0s: E0s
+    statistics: Statistics
+    architecture: ModelConfig
+    scale: float
+    shift: float  # eV
+    source: MACE | None  # the model that training starts from
+
+    def model(self, seed: int, dtype: torch.dtype, device: torch.device) -> MACE:
+        """The model before the first step: random weights from `seed`, or those of the model it starts from."""
+        if self.source is not None:
+            model = copy.deepcopy(self.source).to(dtype)
+        else:
+            model = build_model(self.architecture, seed=seed, dtype=dtype)
+            model.scale.fill_(self.scale)
+            model.shift.fill_(self.shift)
+        known = model.atomic_numbers.tolist()
+        for z, energy in self.e0s.values.items():
+            model.atomic_energies[:, known.index(z)] = energy
+        return model.to(device)
+
+
+def prepare(config: TrainConfig, data: TrainingData, device: torch.device) -> Start:
+    """Graphs, statistics, E0s and the shape of the model; says in the log what they are. Raises InputError."""
+    source = _source(config, data)
+    elements = data.atomic_numbers if source is None else tuple(source.atomic_numbers.tolist())
+    e0s = _e0s(config, data, source)
+    check_binding(data.train, e0s)
+    log.info("E0s: %s: %s", e0s.origin, ", ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in e0s.values.items()))
+    architecture = _architecture(config, elements) if source is None else source.config
+    like = build_model(architecture, seed=0, dtype=getattr(torch, config.dtype)) if source is None else source
+    train = make_graphs(data.train, model=like, device=device)
+    valid = make_graphs(data.valid, model=like, device=device)
+    table = torch.zeros(len(architecture.heads), len(elements), dtype=torch.float64)
+    if source is not None:
+        table += source.atomic_energies.cpu()
+    for z, energy in e0s.values.items():
+        table[:, elements.index(z)] = energy
+    statistics = measure(train, table)
+    scale, shift = _scale_and_shift(config, statistics)
+    log.info(
+        "statistics: %.2f neighbours per atom, energy %.4f +- %.4f eV per atom from E0s, forces %.4f eV/A (rms)",
+        statistics.avg_num_neighbors, statistics.mean_energy[0], statistics.std_energy[0], statistics.rms_forces[0],
+    )  # fmt: skip
+    if source is None:
+        log.info("model: scale %.4f (%s), shift %.4f eV (%s)", scale, config.scale, shift, config.shift)
+        neighbours = (statistics.avg_num_neighbors,) * architecture.num_interactions
+        architecture = replace(architecture, avg_num_neighbors=neighbours)
+    return Start(train, valid, e0s, statistics, architecture, scale, shift, source)
+
+
+def _architecture(config: TrainConfig, elements: tuple[int, ...]) -> ModelConfig:
+    """The shape of a new model; what the data decide is filled in later."""
+    values = {name: _option(config, name) for name in _ARCHITECTURE}
+    correlation, layers = values.pop("correlation"), values["num_interactions"]
+    if config.max_L is None:
+        values["max_L"] = min(values["max_L"], values["max_ell"])
+    residual = ["RealAgnosticResidualInteractionBlock"] * (layers - 1)
+    return ModelConfig(
+        atomic_numbers=elements,
+        **values,
+        interactions=("RealAgnosticInteractionBlock", *residual),
+        correlation=(correlation,) * layers,
+        avg_num_neighbors=(1.0,) * layers,
+        pair_repulsion=config.pair_repulsion,
+    )
+
+
+def _option(config: TrainConfig, name: str):
+    value = getattr(config, name)
+    return _ARCHITECTURE[name] if value is None else value
+
+
+def _source(config: TrainConfig, data: TrainingData) -> MACE | None:
+    """The model that training starts from, in the precision of the options."""
+    if config.start_from is None:
+        return None
+    given = [flag(name) for name in _ARCHITECTURE if getattr(config, name) is not None]
+    if given or config.pair_repulsion:
+        raise InputError(
+            f"{(given or ['--pair-repulsion'])[0]}: with --start-from the shape of the model is that of the file"
+        )
+    source = load_model(config.start_from, head=config.head, dtype=config.dtype)
+    unknown = sorted(set(data.atomic_numbers) - set(source.atomic_numbers.tolist()))
+    if unknown:
+        names = ", ".join(chemical_symbols[z] for z in unknown)
+        raise InputError(f"{config.start_from}: the model does not know {names}. Leave frames with it out of the data.")
+    return source
+
+
+def _e0s(config: TrainConfig, data: TrainingData, source: MACE | None) -> E0s:
+    if config.e0s_file is not None:
+        return read_e0s(config.e0s_file, data.atomic_numbers)
+    model = None
+    if source is not None:
+        model = dict(zip(source.atomic_numbers.tolist(), source.atomic_energies[0].tolist(), strict=True))
+    return find_e0s(config.e0s or "auto", data.train, data.isolated, data.atomic_numbers, model)
+
+
+def _scale_and_shift(config: TrainConfig, statistics: Statistics) -> tuple[float, float]:
+    scale = {
+        "rms-forces": statistics.rms_forces[0],
+        "std-energy": statistics.std_energy[0],
+        "none": 1.0,
+    }[config.scale]
+    if not scale > 0:
+        raise InputError(f"--scale {config.scale}: it is {scale:g} in these data. Give --scale none.")
+    return scale, statistics.mean_energy[0] if config.shift == "mean" else 0.0
+
+
+def origin_of(model: MACE, config: TrainConfig, name: str) -> ModelInfo:
+    """What a trained model says of itself."""
+    before = getattr(model, "info", None)
+    heads = model.config.heads
+    if before is None:
+        before = ModelInfo(name, "", "unknown", heads=heads, head=heads[0])
+    return replace(
+        before,
+        name=name,
+        sha256="unknown",
+        level_of_theory=config.level_of_theory if config.level_of_theory != "unknown" else before.level_of_theory,
+        heads=heads,
+        dtype=config.dtype,
+    )
