@@ -14,7 +14,15 @@ from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.irreps import SymmetricBasis
 from mace_md.model.mace import MACE
 
-__all__ = ["ModelConfig", "bases_from_state", "build_model", "restore_model", "select_head", "select_species"]
+__all__ = [
+    "ModelConfig",
+    "bases_from_state",
+    "build_model",
+    "restore_model",
+    "select_head",
+    "select_species",
+    "with_heads",
+]
 
 
 def build_model(config: ModelConfig, seed: int | None = None, dtype: torch.dtype = torch.float64) -> MACE:
@@ -75,6 +83,24 @@ def select_head(model: MACE, head: str) -> MACE:
         else:
             state[prefix + "weight"] = readout.weight[:, h : h + 1]
     return restore_model(replace(model.config, heads=(head,)), _detached(state))
+
+
+def with_heads(model: MACE, heads: tuple[str, ...]) -> MACE:
+    """A model whose readout heads `heads` all give the energies of the single head of `model`: to train them apart."""
+    if len(model.config.heads) != 1:
+        raise InputError(f"the model has the heads {', '.join(model.config.heads)}; choose one of them first")
+    n = len(heads)
+    state = dict(model.state_dict())
+    for name in ("atomic_energies", "scale", "shift"):
+        state[name] = state[name].repeat_interleave(n, dim=0)
+    for i, readout in enumerate(model.readouts):
+        prefix = f"readouts.{i}."
+        if hasattr(readout, "weight_in"):
+            state[prefix + "weight_in"] = readout.weight_in.repeat(n, 1, 1)
+            state[prefix + "weight_out"] = readout.weight_out.repeat(n, 1) * math.sqrt(n)
+        else:
+            state[prefix + "weight"] = readout.weight.repeat(1, n)
+    return restore_model(replace(model.config, heads=tuple(heads)), _detached(state))
 
 
 def select_species(model: MACE, atomic_numbers: list[int]) -> MACE:

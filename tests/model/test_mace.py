@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from structures import TRICLINIC, graph_of, random_atoms
 
 from mace_md.errors import InputError
-from mace_md.model.build import select_head, select_species
+from mace_md.model.build import select_head, select_species, with_heads
 from mace_md.model.graph import edge_vectors, merge_graphs
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.mace import predict
@@ -189,3 +189,19 @@ def test_edge_vectors_follow_the_convention():
     expected = graph.positions[receiver] - graph.positions[sender] + graph.shifts @ graph.cell[0]
     torch.testing.assert_close(vectors, expected)
     assert vectors.norm(dim=1).max() < 3.6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_that_are_added_say_what_the_only_one_said(kind):
+    model = make_model(kind)
+    model = model if len(model.config.heads) == 1 else select_head(model, model.config.heads[0])
+    graph = graph_of(random_atoms(n_atoms=8, spacing=1.0), (1, 6, 8), model.r_max)
+    expected = predict(model, graph)
+    several = with_heads(model, ("one", "two", "three"))
+    for h, name in enumerate(("one", "two", "three")):
+        found = predict(several, graph._replace(head=torch.full_like(graph.head, h)))
+        assert found.energy.item() == pytest.approx(expected.energy.item(), abs=1e-8)
+        assert torch.allclose(found.forces, expected.forces, atol=1e-9)
+        assert torch.allclose(predict(select_head(several, name), graph).forces, expected.forces, atol=1e-9)
+    with pytest.raises(InputError, match="choose one"):
+        with_heads(several, ("a", "b"))
