@@ -388,17 +388,28 @@ class TrainConfig(_Settled):
     level_of_theory: str = option("unknown", help="what the labels were computed with; kept in the model")
 
     start_from: str | None = option(
-        None, name_or_path=True, shown_default="random weights",
+        None, name_or_path=True, shown_default="random weights", aliases=("--from",),
         help="model whose weights training starts from: a name, a .model or a .mace file",
     )  # fmt: skip
     head: str | None = option(None, help="head of that model, if it has several")
     freeze: tuple[str, ...] = option(
-        (), choices=("embedding", "interactions", "products", "readouts"), help="weights that stay as they are"
+        (), shown_default="none",
+        help="weights that stay as they are: embedding, interactions, products, readouts, or those of one layer, such "
+        "as interactions.0",
+    )  # fmt: skip
+    replay: tuple[Path, ...] | None = option(
+        None, help="frames labelled as that model was trained, or by it (mace-md label), to hold it to what it knew, "
+        "on a second head",
+    )  # fmt: skip
+    replay_count: int | None = option(
+        None, at_least=2, help="most frames of replay, drawn with --split-seed", shown_default="all"
     )
+    replay_weight: float = option(1.0, above=0, help="weight of a frame of replay; one of the data has 1")
     e0s: str | None = option(
-        None, choices=("auto", "isolated", "least-squares", "mean", "model"), shown_default="auto",
+        None, choices=("auto", "isolated", "least-squares", "mean", "model", "refit"), shown_default="auto",
         help="energies of isolated atoms: from their frames in the data, fitted to the energies, the mean energy per "
-        "atom for every element, or those of --start-from; auto is model, isolated, least-squares, the first there is",
+        "atom for every element, those of --start-from, or these moved by a fit of what they leave of the energies; "
+        "auto is isolated where the data have all of them, else model, else least-squares",
     )  # fmt: skip
     e0s_file: Path | None = option(
         None, instead_of="e0s", help='file with them: JSON such as {"H": -13.6}, or labelled frames of single atoms'
@@ -430,7 +441,9 @@ class TrainConfig(_Settled):
     epochs: int = option(500, at_least=1, help="passes over the data")
     batch_size: int = option(10, at_least=1, help="frames in a step, of all processes together")
     valid_batch_size: int = option(20, at_least=1, help="frames evaluated at once in validation")
-    lr: float = option(0.01, above=0, help="learning rate")
+    lr: float | None = option(
+        None, above=0, help="learning rate", shown_default="0.01; 0.001 with --start-from"
+    )
     optimizer: str = option(
         "adamw", choices=("adamw", "adam"), help="Adam with decoupled weight decay, or with decay in the gradient"
     )
@@ -478,6 +491,10 @@ class TrainConfig(_Settled):
         ways = [name for name in ("valid", "valid_fraction", "valid_count", "valid_index") if getattr(self, name)]
         if len(ways) > 1:
             raise UsageError(f"give {' or '.join(map(flag, ways))}, not both.")
+        if self.lr is None:
+            object.__setattr__(self, "lr", 0.01 if self.start_from is None else 0.001)
+        if self.replay and self.start_from is None:
+            raise UsageError("--replay needs --start-from: it holds a trained model to what it knew.")
         for name, value in (("stage_two_start", self.epochs * 3 // 4), ("seed", 1)):
             needed = self.stage_two if name == "stage_two_start" else self.seeds is None
             if getattr(self, name) is None and needed:

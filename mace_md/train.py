@@ -13,8 +13,9 @@ from mace_md.config import TrainConfig, to_toml
 from mace_md.errors import CleanStop, InputError, SafetyStop
 from mace_md.md.folder import held_log, open_folder
 from mace_md.md.stopping import StopRequest
-from mace_md.model.checkpoint import save_model
+from mace_md.model.checkpoint import load_model, save_model
 from mace_md.provenance import collect_provenance, sha256_of, versions, write_atomically, write_json
+from mace_md.training.finetuning import REPLAY_HEAD, report_replay
 from mace_md.training.optimizer import freeze_parts
 from mace_md.training.preparation import Start, TrainingData, origin_of, prepare, read_training_data
 from mace_md.training.processes import Processes, device_of, joined_processes
@@ -29,7 +30,7 @@ CHECKPOINT, MODEL, STAGE_ONE, METRICS = "checkpoint.pt", "model.mace", "model_st
 _FREE = {
     "epochs", "patience", "max_hours", "threads", "device", "checkpoint_interval", "output", "restart",
     "quiet", "debug", "config", "valid_batch_size", "stage_two_start", "seeds", "seed",
-    "data", "valid", "valid_index", "e0s_file",
+    "data", "valid", "valid_index", "e0s_file", "replay",
     "start_from", "level_of_theory",
 }  # fmt: skip
 
@@ -56,7 +57,7 @@ def main(config: TrainConfig) -> int:
             folder = config.output / f"seed-{seed}" if config.seeds else config.output
             results.append(run.member(replace(config, seed=seed, seeds=None), folder))
         if processes.is_first:
-            _conclude(config, results, time.perf_counter() - started)
+            _conclude(config, start, results, time.perf_counter() - started)
             log.info("done: %s", config.output)
     return 0
 
@@ -216,6 +217,7 @@ def _identity(config: TrainConfig) -> dict[str, object]:
     files = [*config.data, *(config.valid or ()), *(path for path in (config.valid_index, config.e0s_file) if path)]
     if config.start_from and Path(config.start_from).is_file():
         files.append(Path(config.start_from))
+    files += config.replay or ()
     options = {key: value for key, value in asdict(config).items() if key not in _FREE}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     return {"seed": config.seed, "files (sha256)": [sha256_of(path) for path in files]} | plain
@@ -264,6 +266,7 @@ def _describe(config: TrainConfig, data: TrainingData, start: Start) -> None:
     """Write train.toml and train.json."""
     files = {f"data {i}": path for i, path in enumerate(config.data)}
     files |= {f"valid {i}": path for i, path in enumerate(config.valid or ())}
+    files |= {f"replay {i}": path for i, path in enumerate(config.replay or ())}
     if config.e0s_file is not None:
         files["e0s"] = config.e0s_file
     record = collect_provenance(
@@ -279,15 +282,20 @@ def _describe(config: TrainConfig, data: TrainingData, start: Start) -> None:
     write_json(config.output / "train.json", record)
 
 
-def _conclude(config: TrainConfig, results: list[Member], seconds: float) -> None:
+def _conclude(config: TrainConfig, start: Start, results: list[Member], seconds: float) -> None:
     import json
 
+    remembered = []
     for member in results:
         log.info("model: %s, epoch %d: %s", member.model, member.epoch, _errors(member.errors))
+        if start.replay is not None:
+            remembered.append(report_replay(load_model(member.model, head=REPLAY_HEAD), start.replay))
     path = config.output / "train.json"
     record = json.loads(path.read_text())
     members = [asdict(member) | {"model": str(member.model.relative_to(config.output))} for member in results]
     record |= {"timings": {"total_s": seconds}, "models": members}
+    if remembered:
+        record["replay"] = remembered
     write_json(path, record)
     if config.seeds:
         write_json(config.output / "committee.json", {"format": 1, "members": members})

@@ -16,12 +16,17 @@ PARTS = ("embedding", "interactions", "products", "readouts")
 def freeze_parts(model: nn.Module, parts: Sequence[str]) -> None:
     """Exclude parts of a model from training; raises InputError for a part that is not one, or when none is left."""
     for part in parts:
-        if part not in PARTS:
-            raise InputError(f"no part '{part}' to freeze; the parts are {', '.join(PARTS)}")
+        if not any(_is_in(name, part) for name, _ in model.named_parameters()):
+            layers = [f"{name}.{i}" for name in PARTS for i in range(len(getattr(model, name))) if name != "embedding"]
+            raise InputError(f"no part '{part}' to freeze; the parts are {', '.join((*PARTS, *layers))}")
     for name, weight in model.named_parameters():
-        weight.requires_grad_(name.split(".")[0] not in parts)
+        weight.requires_grad_(not any(_is_in(name, part) for part in parts))
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError(f"--freeze {','.join(parts)} leaves nothing to train")
+
+
+def _is_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + ".")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -30,6 +30,15 @@ from mace_md.training.data import (
     split_data,
     take_isolated_atoms,
 )
+from mace_md.training.finetuning import (
+    NEW_HEAD,
+    OnHead,
+    Replay,
+    read_replay,
+    refit_e0s,
+    warn_of_another_level,
+    with_replay_head,
+)
 from mace_md.training.statistics import E0s, Statistics, check_binding, find_e0s, measure, read_e0s
 
 log = logging.getLogger("mace_md")
@@ -145,6 +154,7 @@ class Start:
     scale: float
     shift: float  # eV
     source: MACE | None  # the model that training starts from
+    replay: Replay | None = None
 
     def model(self, seed: int, dtype: torch.dtype, device: torch.device) -> MACE:
         """The model before the first step: random weights from `seed`, or those of the model it starts from."""
@@ -156,7 +166,7 @@ class Start:
             model.shift.fill_(self.shift)
         known = model.atomic_numbers.tolist()
         for z, energy in self.e0s.values.items():
-            model.atomic_energies[:, known.index(z)] = energy
+            model.atomic_energies[0, known.index(z)] = energy  # the head of replay keeps its own
         return model.to(device)
 
 
@@ -166,16 +176,21 @@ def prepare(config: TrainConfig, data: TrainingData, device: torch.device) -> St
     elements = data.atomic_numbers if source is None else tuple(source.atomic_numbers.tolist())
     e0s = _e0s(config, data, source)
     check_binding(data.train, e0s)
+    replay = None
+    if source is not None and config.replay:
+        replay = read_replay(config, source)
+        source = with_replay_head(source)
     log.info("E0s: %s: %s", e0s.origin, ", ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in e0s.values.items()))
     architecture = _architecture(config, elements) if source is None else source.config
     like = build_model(architecture, seed=0, dtype=getattr(torch, config.dtype)) if source is None else source
-    train = make_graphs(data.train, model=like, device=device)
-    valid = make_graphs(data.valid, model=like, device=device)
+    frames = data.train if replay is None else Joined([OnHead(data.train, NEW_HEAD), replay.train])
+    train = make_graphs(frames, model=like, device=device)
+    valid = make_graphs(data.valid if replay is None else OnHead(data.valid, NEW_HEAD), model=like, device=device)
     table = torch.zeros(len(architecture.heads), len(elements), dtype=torch.float64)
     if source is not None:
         table += source.atomic_energies.cpu()
     for z, energy in e0s.values.items():
-        table[:, elements.index(z)] = energy
+        table[0, elements.index(z)] = energy
     statistics = measure(train, table)
     scale, shift = _scale_and_shift(config, statistics)
     log.info(
@@ -186,7 +201,7 @@ def prepare(config: TrainConfig, data: TrainingData, device: torch.device) -> St
         log.info("model: scale %.4f (%s), shift %.4f eV (%s)", scale, config.scale, shift, config.shift)
         neighbours = (statistics.avg_num_neighbors,) * architecture.num_interactions
         architecture = replace(architecture, avg_num_neighbors=neighbours)
-    return Start(train, valid, e0s, statistics, architecture, scale, shift, source)
+    return Start(train, valid, e0s, statistics, architecture, scale, shift, source, replay)
 
 
 def _architecture(config: TrainConfig, elements: tuple[int, ...]) -> ModelConfig:
@@ -231,10 +246,17 @@ def _source(config: TrainConfig, data: TrainingData) -> MACE | None:
 def _e0s(config: TrainConfig, data: TrainingData, source: MACE | None) -> E0s:
     if config.e0s_file is not None:
         return read_e0s(config.e0s_file, data.atomic_numbers)
-    model = None
-    if source is not None:
-        model = dict(zip(source.atomic_numbers.tolist(), source.atomic_energies[0].tolist(), strict=True))
-    return find_e0s(config.e0s or "auto", data.train, data.isolated, data.atomic_numbers, model)
+    if source is None:
+        if config.e0s == "refit":
+            raise InputError("--e0s refit: there is no model that training starts from (--start-from)")
+        return find_e0s(config.e0s or "auto", data.train, data.isolated, data.atomic_numbers)
+    if config.e0s == "refit":
+        return refit_e0s(source, data.train)
+    model = dict(zip(source.atomic_numbers.tolist(), source.atomic_energies[0].tolist(), strict=True))
+    e0s = find_e0s(config.e0s or "auto", data.train, data.isolated, data.atomic_numbers, model)
+    if all(e0s.values[z] == model[z] for z in e0s.values):
+        warn_of_another_level(source, data.train)
+    return e0s
 
 
 def _scale_and_shift(config: TrainConfig, statistics: Statistics) -> tuple[float, float]:

@@ -52,14 +52,19 @@ def find_e0s(
 
     Parameters
     ----------
-    how : isolated, least-squares, mean, model, or auto: model, isolated, least-squares, whichever can be had first.
+    how : isolated, least-squares, mean, model, or auto: isolated when that has all elements, else model when there is
+        one, else isolated when there are any (an error says what is missing), else least-squares.
     data, isolated : labelled frames, and those of isolated atoms.
     model : E0s of the model that training starts from.
 
     Raises InputError when an element is missing, or when the energies are far from those of the atoms.
     """
     if how == "auto":
-        how = "model" if model is not None else "isolated" if isolated else "least-squares"
+        known = {int(c.atomic_numbers[0]) for c in isolated}
+        if model is not None and not {int(z) for z in atomic_numbers} <= known:
+            how = "model"
+        else:
+            how = "isolated" if isolated else "least-squares"
     if how == "model":
         if model is None:
             raise InputError("--e0s model: there is no model that training starts from (--start-from)")
