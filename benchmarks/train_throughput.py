@@ -71,9 +71,8 @@ def worker(program: str, words: list[str]) -> None:
         sys.argv = ["mace_run_train", *words]
         main()
     else:
-        from mace_md.training.trainer import Trainer
-
         from mace_md import cli
+        from mace_md.training.trainer import Trainer
 
         Trainer._train_epoch = _in_turns(Trainer._train_epoch, answers)
         sys.exit(cli.main(["train", *words]))
