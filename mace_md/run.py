@@ -93,6 +93,7 @@ def _read(config: RunConfig) -> Structure:
     _say(f"structure: {note}" for note in (f"{name}, {len(structure.positions)} atoms", *structure.notes))
     if config.hydrogens != "keep":
         preflight.check_hydrogens(structure)
+    _say(preflight.check_electrons(structure, config.charge))
     _say(preflight.check_contacts(structure))
     _say(preflight.check_timestep(structure, config.timestep))
     return structure

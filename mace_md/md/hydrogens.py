@@ -4,6 +4,7 @@ OpenMM places hydrogens for standard amino acids, nucleotides and water; PDBFixe
 residues of the sequence are not there. What is missing is reported, and built only when asked for. Nothing is fetched.
 """
 
+import io
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from openmm import app, unit
 
 from mace_md.errors import InputError
 from mace_md.md.formats.contents import Contents, copy_topology, nanometers
-from mace_md.md.formats.reader import file_kind
 
 LONGEST_PEPTIDE_BOND = 0.25  # nm, between C and N of residues that follow one another; the bond is 0.133
 _SEVERAL = 6  # how many residues a message names
@@ -63,9 +63,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _fixer(contents: Contents):
-    """A PDBFixer of the file with our topology in it, or None where the format has no residues to repair."""
-    kind = file_kind(contents.files[0]) if contents.files else ""
-    if kind not in ("pdb", "mmcif"):
+    """A PDBFixer of the file with our topology in it, or None where the format says nothing about its sequence."""
+    if not contents.text:
         return None
     try:
         from pdbfixer import PDBFixer
@@ -73,8 +72,8 @@ def _fixer(contents: Contents):
         raise InputError(
             "--hydrogens add looks for missing heavy atoms with PDBFixer, which is not installed: pip install pdbfixer"
         ) from None
-    with open(contents.files[0]) as file:
-        fixer = PDBFixer(pdbfile=file) if kind == "pdb" else PDBFixer(pdbxfile=file)
+    is_mmcif = "_atom_site." in contents.text
+    fixer = PDBFixer(**{"pdbxfile" if is_mmcif else "pdbfile": io.StringIO(contents.text)})
     fixer.topology, fixer.positions = contents.topology, contents.positions * unit.nanometer
     return fixer
 

@@ -68,6 +68,27 @@ def check_charge_and_spin(
     return notes
 
 
+def check_electrons(structure: Structure, charge: int | None) -> list[str]:
+    """Charge and multiplicity of the file fit its electrons; an odd number of electrons is noted.
+
+    `charge` is that of the options. Two electrons pair: an even number has an odd multiplicity 2S + 1.
+    """
+    protons = sum(structure.atomic_numbers)
+    if structure.charge is not None and structure.spin is not None:
+        electrons = protons - structure.charge
+        if (electrons + structure.spin) % 2 == 0:
+            raise InputError(
+                f"{structure.path}: charge={structure.charge} leaves {electrons} electrons, which cannot have the spin "
+                f"multiplicity {structure.spin} of the file. Correct one of them (is an atom missing?)."
+            )
+        return []
+    assumed = structure.charge if charge is None else charge
+    if (protons - (assumed or 0)) % 2 == 0:
+        return []
+    given = f"with the charge {assumed:+d}" if assumed is not None else "if the charge is 0"
+    return [f"note: an odd number of electrons {given}: a radical or an ion, or an atom is missing"]
+
+
 def check_hydrogens(structure: Structure) -> list[str]:
     """Residues of protein and water have their hydrogens, and organic matter has some; MACE needs every atom."""
     bare = []

@@ -3,7 +3,7 @@
 from mace_md.config import RunConfig
 from mace_md.md.formats import molfile
 from mace_md.md.formats.contents import Contents
-from mace_md.md.formats.reader import file_kind, read_contents, split_frame
+from mace_md.md.formats.reader import is_sdf, read_contents
 from mace_md.md.hydrogens import add_hydrogens
 from mace_md.md.solvent import Solvent, solvate
 from mace_md.md.structure import Structure, assemble
@@ -35,7 +35,7 @@ def _contents(config: RunConfig) -> Contents:
         add_hydrogens=add,
         complete=config.hydrogens != "keep",
     )
-    if add and file_kind(split_frame(config.structure)[0]) != "sdf":  # there the valences say it
+    if add and not is_sdf(config.structure):  # there the valences say it
         contents = add_hydrogens(contents, ph=config.ph, repair=config.repair, seed=config.seed)
     return contents
 

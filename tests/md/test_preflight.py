@@ -55,6 +55,28 @@ def test_spin_is_refused_likewise(read):
         preflight.check_charge_and_spin(read(molecule("O2")), None, 3, "off")
 
 
+def test_charge_and_spin_of_a_file_fit_its_electrons(read):
+    """OH has 9 electrons, OH- has 10; a multiplicity of 2 needs an odd number."""
+    radical = Atoms("OH", [[0, 0, 0], [0, 0, 0.96]])
+    for charge, spin, fits in ((0, 2, True), (-1, 1, True), (0, 1, False), (-1, 2, False), (-1, 3, True)):
+        radical.info |= {"charge": charge, "spin": spin}
+        if fits:
+            assert preflight.check_electrons(read(radical), None) == []
+        else:
+            with pytest.raises(
+                InputError, match=f"{9 - charge} electrons, which cannot have the spin multiplicity {spin}"
+            ):
+                preflight.check_electrons(read(radical), None)
+
+
+def test_odd_electrons_are_noted(read):
+    hydroxyl = Atoms("OH", [[0, 0, 0], [0, 0, 0.96]])
+    assert "if the charge is 0" in preflight.check_electrons(read(hydroxyl), None)[0]
+    assert "with the charge +2" in preflight.check_electrons(read(hydroxyl), 2)[0]
+    assert preflight.check_electrons(read(hydroxyl), -1) == []
+    assert preflight.check_electrons(read(molecule("H2O")), None) == []
+
+
 def test_water_without_hydrogens_is_refused(tmp_path):
     path = water_pdb(tmp_path / "w.pdb", per_side=2)
     path.write_text("".join(line for line in path.read_text().splitlines(True) if " H2 " not in line))

@@ -58,6 +58,37 @@ def test_the_same_seed_makes_the_same_structure():
     assert one.atomic_numbers == two.atomic_numbers
 
 
+@pytest.mark.parametrize("form", ["pdb.gz", "cif"])
+def test_missing_atoms_are_found_in_every_form_of_the_file(tmp_path, form):
+    import gzip
+
+    path = enkephalin(tmp_path, (4, "CZ"))
+    other = tmp_path / f"other.{form}"
+    if form == "cif":
+        file = app.PDBFile(str(path))
+        with open(other, "w") as stream:
+            app.PDBxFile.writeFile(file.topology, file.positions, stream, keepIds=True)
+    else:
+        other.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(InputError, match=r"PHE 4 \(chain A\) lacks CZ") as caught:
+        made(other, hydrogens="add")
+    assert str(other) in str(caught.value)
+    assert count(made(other, hydrogens="add", repair="atoms"), "H") == 37
+
+
+def test_packed_sdf_gets_its_hydrogens_by_valence(tmp_path):
+    import gzip
+
+    from rdkit import Chem
+    from rdkit.Chem import AllChem
+
+    ethanol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    AllChem.EmbedMolecule(ethanol, randomSeed=1)
+    block = Chem.MolToMolBlock(Chem.RemoveHs(ethanol))
+    (tmp_path / "e.sdf.gz").write_bytes(gzip.compress(block.encode()))
+    assert made(tmp_path / "e.sdf.gz", hydrogens="add").atomic_numbers == [6, 6, 8] + [1] * 6
+
+
 def test_without_asking_nothing_is_added():
     structure = made(INPUTS / "enkephalin.pdb")
     with pytest.raises(InputError, match=r"TYR 1 \(chain A\) has no hydrogens.*--hydrogens add"):

@@ -191,3 +191,43 @@ def test_progress_speed_is_simulated_time_over_wall_time(monkeypatch):
     monkeypatch.setattr(reporters.time, "perf_counter", lambda: next(clock))
     progress = Progress(100, 1000, 2.0, print, terminal=False)
     assert progress.speed(150) == pytest.approx(1.0)  # 50 steps of 2 fs in 8.64 s: 1e-4 ns in 1e-4 days
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+def test_molecules_are_wrapped_whole_or_followed(tmp_path, wrap):
+    """Water without forces at 10 nm/ps crosses its 0.62 nm box: wrapped, or exactly where it flew to."""
+    import openmm
+    from openmm import app
+
+    from mace_md.md.system import molecule_bonds
+
+    structure = read_structure(water_pdb(tmp_path / "w.pdb", per_side=2))
+    system = openmm.System()
+    for mass in structure.masses:
+        system.addParticle(mass)
+    system.setDefaultPeriodicBoxVectors(*structure.box)
+    system.addForce(molecule_bonds(structure.molecules.bonds.tolist()))
+    platform = openmm.Platform.getPlatformByName("Reference")
+    simulation = app.Simulation(structure.topology, system, openmm.VerletIntegrator(1e-3), platform)
+    simulation.context.setPositions(structure.positions)
+    velocity = np.array([10.0, -3.0, 0.0])
+    simulation.context.setVelocities(np.tile(velocity, (len(structure.positions), 1)))
+    recorder = reporters.Recorder(
+        simulation, tmp_path, num_dof=72, total_mass=1.0, timestep=1.0, kinds=("xtc",), interval=40, wrap=wrap
+    )
+    for _ in range(3):
+        simulation.step(40)
+        recorder.frame(simulation.currentStep)
+    read = mdtraj.load(str(tmp_path / "trajectory.xtc"), top=str(write_topology(tmp_path, structure)))
+    pairs = structure.molecules.bonds
+    lengths = np.linalg.norm(read.xyz[:, pairs[:, 0]] - read.xyz[:, pairs[:, 1]], axis=-1)
+    assert np.allclose(lengths, 0.0957, atol=2e-3)  # XTC keeps three digits
+    flown = structure.positions + velocity * 0.04 * np.arange(1, 4)[:, None, None]
+    if wrap:
+        centres = read.xyz.reshape(3, -1, 3, 3).mean(axis=2)
+        assert centres.min() > -1e-3 and centres.max() < structure.box[0, 0] + 1e-3
+        shifts = (read.xyz - flown) / structure.box[0, 0]
+        assert np.allclose(shifts, np.round(shifts), atol=3e-3)
+        assert np.abs(shifts).max() > 0.5
+    else:
+        assert np.allclose(read.xyz, flown, atol=1e-3)

@@ -27,6 +27,7 @@ class Contents:
     notes : sentences for the log.
     files : every file that was read; a change of one makes another run.
     symmetry : space group of which the atoms are the asymmetric unit only; empty when they fill the cell.
+    text : the PDB or mmCIF file itself, for what it says about the sequence; empty for other formats.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Contents:
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     symmetry: str = ""
+    text: str = ""
 
 
 def frame_index(path: Path, frame: int | None, num_frames: int) -> int:

@@ -228,8 +228,9 @@ def _contents(path: Path, molecule, notes: list[str], files: tuple[Path, ...]) -
         order = None if bond.GetIsAromatic() else int(bond.GetBondTypeAsDouble())
         topology.addBond(made[bond.GetBeginAtomIdx()], made[bond.GetEndAtomIdx()], kind, order)
     positions = molecule.GetConformer().GetPositions() * ANGSTROM_TO_NM
-    radicals = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
-    return Contents(
-        path, topology, positions, charge=Chem.GetFormalCharge(molecule), spin=radicals + 1, notes=tuple(notes),
-        files=files,
-    )  # fmt: skip
+    charge = Chem.GetFormalCharge(molecule)
+    spin = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()) + 1
+    electrons = sum(atom.GetAtomicNum() for atom in molecule.GetAtoms()) - charge
+    if (electrons + spin) % 2 == 0:  # valences say nothing about the spin of a metal
+        spin = None
+    return Contents(path, topology, positions, charge=charge, spin=spin, notes=tuple(notes), files=files)

@@ -6,7 +6,7 @@ Files written by programs without atom names (C, H, H, H, H) would lose most of 
 
 import io
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,16 @@ def read_pdb(path: Path, frame: int | None = None) -> Contents:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on residues that share a number; nothing is lost by them
         file = app.PDBFile(io.StringIO(mended.text))
-    return _contents(path, frame, file, mended.notes(), mended.symmetry)
+    return replace(_contents(path, frame, file, mended.notes(), mended.symmetry), text=mended.text)
 
 
 def read_mmcif(path: Path, frame: int | None = None) -> Contents:
     """An mmCIF (PDBx) file, the macromolecular kind."""
-    symmetry = ""
-    for line in path.read_text(errors="replace").splitlines():
+    text, symmetry = path.read_text(errors="replace"), ""
+    for line in text.splitlines():
         if line.startswith(("_symmetry.space_group_name_H-M", "_space_group.name_H-M_alt")):
             symmetry = _space_group(line.partition(" ")[2])
-    return _contents(path, frame, app.PDBxFile(str(path)), [], symmetry)
+    return replace(_contents(path, frame, app.PDBxFile(io.StringIO(text)), [], symmetry), text=text)
 
 
 def _contents(path: Path, frame: int | None, file, notes: list[str], symmetry: str) -> Contents:

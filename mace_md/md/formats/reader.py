@@ -115,6 +115,12 @@ def split_frame(path: Path) -> tuple[Path, int | None]:
     return path.with_name(match.group(1)), int(match.group(2))
 
 
+def is_sdf(path: Path) -> bool:
+    """Whether the name, without index and packing, is that of an SDF or MOL file."""
+    path = split_frame(path)[0]
+    return _KINDS.get(Path(path.stem if path.suffix.lower() in _PACKED else path.name).suffix.lower()) == "sdf"
+
+
 def file_kind(path: Path) -> str:
     """The format by the suffix, and by the content where a suffix has two meanings; '' leaves it to ASE."""
     _require_file(path)
