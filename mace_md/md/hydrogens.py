@@ -14,7 +14,7 @@ import numpy as np
 from openmm import app, unit
 
 from mace_md.errors import InputError
-from mace_md.md.formats.contents import Contents, copy_topology, nanometers
+from mace_md.md.formats.contents import Contents, copy_topology, describe_residue, nanometers
 
 LONGEST_PEPTIDE_BOND = 0.25  # nm, between C and N of residues that follow one another; the bond is 0.133
 _SEVERAL = 6  # how many residues a message names
@@ -168,11 +168,11 @@ def _refuse_unknown(contents: Contents) -> None:
     for residue in contents.topology.residues():
         symbols = [atom.element.symbol for atom in residue.atoms()]
         if residue.name not in known and "C" in symbols and "H" not in symbols:
-            unknown.append(f"{residue.name} {residue.id} (chain {residue.chain.id})")
+            unknown.append(describe_residue(residue))
     if unknown:
         raise InputError(
             f"{contents.path}: {_some(unknown)}: not a standard residue, so no template says where its hydrogens "
-            "belong. Add them to the file with a program that knows its chemistry (or simulate a ligand from SDF)."
+            "belong. Add them to the file with a program that knows its chemistry, or take the residue out."
         )
 
 
@@ -193,15 +193,14 @@ def _protonation(topology: app.Topology, variants: list[str | None]) -> list[str
 
 
 def _named(residue: app.topology.Residue, atoms: list[str]) -> str:
-    return f"{residue.name} {residue.id} (chain {residue.chain.id}) lacks {' '.join(atoms)}"
+    return f"{describe_residue(residue)} lacks {' '.join(atoms[:_SEVERAL])}{' ...' if len(atoms) > _SEVERAL else ''}"
 
 
 def _named_gaps(chains: list[app.topology.Chain], gaps: dict) -> str:
     parts = []
     for (chain, position), names in gaps.items():
         before = list(chains[chain].residues())[position - 1]
-        parts.append(f"{' '.join(names[:8])}{' ...' if len(names) > 8 else ''} after {before.name} {before.id} "
-                     f"(chain {chains[chain].id})")  # fmt: skip
+        parts.append(f"{' '.join(names[:8])}{' ...' if len(names) > 8 else ''} after {describe_residue(before)}")
     return _some(parts)
 
 

@@ -256,6 +256,8 @@ def test_coordinates_that_do_not_belong_are_refused(tmp_path):
     short.write_text("\n".join([lines[0], "   20", *lines[2:12]]) + "\n")
     with pytest.raises(InputError, match="has 22 atoms, but .* has coordinates of 20"):
         read_structure(prmtop, coordinates_file=short)
+    with pytest.raises(InputError, match=r"--coordinates .*aspirin\.sdf: cannot be read as an inpcrd"):
+        read_structure(prmtop, coordinates_file=INPUTS / "aspirin.sdf")
     with pytest.raises(InputError, match="coordinates without elements. Give the topology"):
         read_structure(INPUTS / "alanine_dipeptide.rst7")
     with pytest.raises(InputError, match="has coordinates of its own"):

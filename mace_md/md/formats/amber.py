@@ -1,5 +1,6 @@
 """AMBER: prmtop for the topology, inpcrd, rst7 or a NetCDF restart for the coordinates and the box."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ HEAVIEST_PROTIUM = 1.1  # Da; anything above was repartitioned, or is deuterium
 def read_amber(path: Path, coordinates: Path) -> Contents:
     """A prmtop and its coordinates. Raises InputError when the two do not fit."""
     prmtop = app.AmberPrmtopFile(str(path))
-    inpcrd = app.AmberInpcrdFile(str(coordinates))
+    inpcrd = _read_coordinates(coordinates)
     positions = nanometers(inpcrd.getPositions())
     count = prmtop.topology.getNumAtoms()
     if len(positions) != count:
@@ -30,6 +31,18 @@ def read_amber(path: Path, coordinates: Path) -> Contents:
             notes.append(f"{coordinates.name} has no box; the one in {path.name} was taken")
     notes += _repartitioned(prmtop)
     return Contents(path, prmtop.topology, positions, box, notes=tuple(notes), files=(path, coordinates))
+
+
+def _read_coordinates(path: Path) -> app.AmberInpcrdFile:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy's NetCDF reader, on a file that is closed before its arrays
+            return app.AmberInpcrdFile(str(path))
+    except Exception as error:  # TypeError, ValueError, IndexError, ... for a file of another kind
+        raise InputError(
+            f"--coordinates {path}: cannot be read as an inpcrd, rst7 or NetCDF restart. A trajectory is neither: "
+            "write one frame of it as a restart file."
+        ) from error
 
 
 def _repartitioned(prmtop: app.AmberPrmtopFile) -> list[str]:

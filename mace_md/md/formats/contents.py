@@ -69,12 +69,15 @@ def nanometers(positions: unit.Quantity) -> np.ndarray:
     return np.array(positions.value_in_unit(unit.nanometer), dtype=float).reshape(-1, 3)
 
 
-def describe_atom(atom: app.topology.Atom) -> str:
-    """`residue TYR 7, atom CB (chain A)`, to find it in the file."""
-    residue = atom.residue
-    number = f"{residue.id}{residue.insertionCode.strip()}"
+def describe_residue(residue: app.topology.Residue) -> str:
+    """`TYR 7 (chain A)`, to find it in the file."""
     chain = f" (chain {residue.chain.id})" if residue.chain.id.strip() else ""
-    return f"residue {residue.name} {number}{chain}, atom {atom.name}"
+    return f"{residue.name} {residue.id}{residue.insertionCode.strip()}{chain}"
+
+
+def describe_atom(atom: app.topology.Atom) -> str:
+    """`residue TYR 7 (chain A), atom CB`, to find it in the file."""
+    return f"residue {describe_residue(atom.residue)}, atom {atom.name}"
 
 
 def copy_topology(topology: app.Topology, keep: Sequence[bool] | None = None) -> tuple[app.Topology, dict]:

@@ -65,7 +65,7 @@ def read_top(path: Path, coordinates: Path, *, include: Path | None = None) -> C
     try:
         top = app.GromacsTopFile(str(path), includeDir=None if include is None else str(include))
     except ValueError as error:
-        raise _explained(path, str(error), include) from error
+        raise _explained(path, " ".join(str(error).split()), include) from error
     positions = nanometers(gro.getPositions())
     count = top.topology.getNumAtoms()
     if len(positions) != count:
