@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mace_md.errors import UsageError
-from mace_md.options import GIVEN, flag, load_config, option, options_table, settle, template, to_toml
+from mace_md.options import GIVEN, Ramp, flag, load_config, option, options_table, settle, template, to_toml
+from mace_md.tables import ExternalForce, Restraint, Stage
 
 __all__ = [
     "DoctorConfig",
@@ -62,6 +63,10 @@ class RunConfig(_Settled):
         aliases=("--temp",),
         help="temperature of the thermostat and of the first velocities",
     )
+    temperature_from: float | None = option(
+        None, unit="K", at_least=0, only_if=_THERMOSTATTED, shown_default="no ramp",
+        help="temperature at the start of the production, from which it goes evenly to --temperature at the end",
+    )  # fmt: skip
     thermostat: str | None = option(
         None, choices=("langevin", "nose-hoover", "bussi"), only_if=_THERMOSTATTED, fill="langevin", help="thermostat"
     )
@@ -70,6 +75,10 @@ class RunConfig(_Settled):
         help="Langevin friction, collision frequency of Nose-Hoover, or 1/tau of Bussi",
     )  # fmt: skip
     pressure: float | None = option(None, unit="bar", only_if=_NPT, fill=1.0, help="pressure of the barostat")
+    pressure_from: float | None = option(
+        None, unit="bar", only_if=_NPT, shown_default="no ramp",
+        help="pressure at the start of the production, from which it goes evenly to --pressure at the end",
+    )  # fmt: skip
     barostat: str | None = option(
         None, choices=("isotropic", "anisotropic", "membrane", "flexible"), only_if=_NPT, fill="isotropic",
         help="which box changes the Monte Carlo barostat tries",
@@ -115,6 +124,16 @@ class RunConfig(_Settled):
     seed: int | None = option(
         None, at_least=0, help="seed of velocities, thermostat and barostat", shown_default="drawn and recorded"
     )
+
+    beads: int = option(1, at_least=1, help="path integral beads of each atom, for quantum nuclei; 1 is classical")
+    hydrogen_mass: float | None = option(
+        None, unit="Da", at_least=1.0, shown_default="as it is",
+        help="mass of hydrogen, taken from the atom it is bonded to; 3 allows longer steps, and slows vibrations",
+    )  # fmt: skip
+    freeze: str | None = option(None, help="atoms that do not move, as an mdtraj selection", shown_default="none")
+    restraint: tuple[Restraint, ...] = option((), help="what is held near a value", shown_default="none")
+    external_force: tuple[ExternalForce, ...] = option((), help="energies of your own", shown_default="none")
+    stage: tuple[Stage, ...] = option((), help="parts of the run, one after the other", shown_default="one part")
 
     dtype: str | None = option(
         None,
@@ -243,12 +262,20 @@ class RunConfig(_Settled):
         None, unit="h", above=0, help="stop cleanly, with a checkpoint, after this wall time", shown_default="no limit"
     )
     trajectory_format: tuple[str, ...] = option(
-        ("dcd",), choices=("dcd", "xtc", "extxyz"), help="trajectory files to write"
+        ("dcd",), choices=("dcd", "xtc", "trr", "extxyz"), help="trajectory files to write"
     )
     wrap: str = option(
         "molecules", choices=("molecules", "none"),
         help="positions in the trajectory: whole molecules with their centres in the box, or as they moved, unwrapped",
     )  # fmt: skip
+    trajectory_atoms: str | None = option(
+        None, help="atoms in the trajectory and in topology.pdb, as an mdtraj selection", shown_default="all"
+    )
+    trajectory_data: tuple[str, ...] = option(
+        (), choices=("velocities", "forces"), help="what trr and extxyz files hold beside the positions",
+        shown_default="positions",
+    )  # fmt: skip
+    bead_trajectories: bool = option(False, help="a trajectory of each bead of a path integral, beside the centroids'")
     trajectory_interval: int = option(100, at_least=1, help="steps between frames")
     report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
     checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints")
@@ -259,12 +286,7 @@ class RunConfig(_Settled):
 
     def __post_init__(self) -> None:
         settle(self)
-        if self.structure is None and self.smiles is None:
-            raise UsageError("structure is missing: give a structure file, or a molecule with --smiles.")
-        if self.solvate is not None and self.box is not None:
-            raise UsageError("give --solvate, which makes the box, or --box, not both.")
-        if self.solvate is not None and self.periodic == "no":
-            raise UsageError("--solvate makes a periodic box of water; it does not go with --periodic no.")
+        _refuse_contradictions(self)
         if self.output is None:
             object.__setattr__(self, "output", Path(f"{self._name}-run"))
 
@@ -276,11 +298,47 @@ class RunConfig(_Settled):
         return self.structure.stem
 
     @property
+    def temperature_ramp(self) -> Ramp:
+        """The temperature (K) over the production."""
+        return Ramp(self.temperature if self.temperature_from is None else self.temperature_from, self.temperature)
+
+    @property
+    def pressure_ramp(self) -> Ramp | None:
+        """The pressure (bar) over the production; None without a barostat."""
+        if self.pressure is None:
+            return None
+        return Ramp(self.pressure if self.pressure_from is None else self.pressure_from, self.pressure)
+
+    @property
     def num_steps(self) -> int:
         """Production steps in total: `steps`, or `time` / `timestep`, or 10 ps of them."""
         if self.steps is not None:
             return self.steps
         return round((10.0 if self.time is None else self.time) * 1000.0 / self.timestep)
+
+
+def _refuse_contradictions(config: RunConfig) -> None:
+    """Options of a run that rule each other out, beyond what single declarations say."""
+    if config.structure is None and config.smiles is None:
+        raise UsageError("structure is missing: give a structure file, or a molecule with --smiles.")
+    if config.solvate is not None and config.box is not None:
+        raise UsageError("give --solvate, which makes the box, or --box, not both.")
+    if config.solvate is not None and config.periodic == "no":
+        raise UsageError("--solvate makes a periodic box of water; it does not go with --periodic no.")
+    if config.beads > 1 and config.thermostat not in (None, "langevin"):
+        raise UsageError(f"--beads {config.beads} brings its own thermostat, of Langevin kind: leave --thermostat out.")
+    if config.beads > 1 and config.barostat not in (None, "isotropic"):
+        raise UsageError(f"--beads {config.beads} goes with the isotropic barostat only, not {config.barostat}.")
+    if config.bead_trajectories and config.beads == 1 and all(not stage.beads for stage in config.stage):
+        raise UsageError("--bead-trajectories needs --beads of more than 1.")
+    if config.trajectory_data and not {"trr", "extxyz"} & set(config.trajectory_format):
+        raise UsageError(
+            f"--trajectory-data {','.join(config.trajectory_data)}: {' and '.join(config.trajectory_format)} files "
+            "hold positions only. Add trr (binary, single precision) or extxyz (text) to --trajectory-format."
+        )
+    for name in ("equilibration_steps", "temperature_from", "pressure_from") if config.stage else ():
+        if getattr(config, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for a run without [[stage]] tables: put it into a stage.")
 
 
 @dataclass(frozen=True, kw_only=True)

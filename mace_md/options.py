@@ -5,11 +5,12 @@ The declarations themselves are in config.py. Order of precedence: default < `--
 
 import argparse
 import difflib
+import functools
 import tomllib
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,25 @@ _TRUE, _FALSE = ("yes", "true", "on"), ("no", "false", "off")
 GIVEN = None  # in only_if: the other option has any value
 
 
+@dataclass(frozen=True)
+class Ramp:
+    """A number that goes evenly from `start` to `end`; constant where they are equal. Written `300` or `50 -> 300`."""
+
+    start: float
+    end: float
+
+    def at(self, fraction: float) -> float:
+        """The value after `fraction` (0 to 1) of the way."""
+        return self.start + (self.end - self.start) * fraction
+
+    @property
+    def is_constant(self) -> bool:
+        return self.start == self.end
+
+    def __str__(self) -> str:
+        return f"{self.end:g}" if self.is_constant else f"{self.start:g} -> {self.end:g}"
+
+
 def option(default: Any = MISSING, **meta: Any) -> Any:
     """A dataclass field that is an option.
 
@@ -28,6 +48,9 @@ def option(default: Any = MISSING, **meta: Any) -> Any:
     default is worked out); only_if=(field, values or GIVEN) with fill= the default where it holds; instead_of= the
     field that it replaces; above= and at_least= bounds; count= allowed lengths of a list; cli_only (not a TOML key);
     name_or_path (a str that may be a path).
+
+    Types: bool, int, float, str, Path, Ramp; dict (a table of numbers); a dataclass of options (a table, in files
+    only); and tuples of these.
     """
     return field(default=default, metadata=meta)
 
@@ -41,6 +64,15 @@ def options_of(cls: type) -> Iterator[tuple[Field, type, bool]]:
             hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
         many = typing.get_origin(hint) is tuple
         yield entry, typing.get_args(hint)[0] if many else hint, many
+
+
+def is_table(kind: type) -> bool:
+    """Whether an option is a TOML table with options of its own, which has no flag."""
+    return is_dataclass(kind) and kind is not Ramp
+
+
+def _has_flag(kind: type) -> bool:
+    return not is_table(kind) and kind is not dict
 
 
 def flag(name: str) -> str:
@@ -85,6 +117,12 @@ def _one(value: Any, kind: type, meta: Any) -> Any:
         if "at_least" in meta and not number >= meta["at_least"]:
             raise ValueError(f"must be at least {meta['at_least']}, got {value}")
         return number
+    if kind is Ramp:
+        return _ramp(value, meta)
+    if kind is dict:
+        return _numbers(value)
+    if is_table(kind):
+        return value if isinstance(value, kind) else _table(value, kind)
     if not isinstance(value, (str, Path)) or not str(value):
         raise ValueError(f"expected text, got {value!r}")
     if kind is Path:
@@ -97,6 +135,41 @@ def _one(value: Any, kind: type, meta: Any) -> Any:
     return str(value)
 
 
+def _ramp(value: Any, meta: Any) -> Ramp:
+    """`300`, or `50 -> 300`; each end is checked as a number of its own."""
+    if isinstance(value, Ramp):
+        ends = (value.start, value.end)
+    elif isinstance(value, str) and "->" in value:
+        ends = tuple(part.strip() for part in value.split("->"))
+    else:
+        ends = (value, value)
+    if len(ends) != 2:
+        raise ValueError(f"expected one value, or 'start -> end', got '{value}'")
+    return Ramp(*(_one(end, float, meta) for end in ends))
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a table of numbers, such as {{ k = 1.0 }}, got {value!r}")
+    return {str(name): float(_number(number, float, None)) for name, number in value.items()}
+
+
+def _table(value: Any, kind: type) -> Any:
+    """A TOML table as the dataclass of options `kind`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a table with {', '.join(entry.name for entry in fields(kind))}, got {value!r}")
+    given = {key.replace("-", "_"): one for key, one in value.items()}
+    for key in given:
+        names = [entry.name for entry in fields(kind)]
+        if key not in names:
+            raise ValueError(f"unknown key '{key}'.{nearest(key, names)}")
+    for entry in fields(kind):
+        if entry.default is MISSING and entry.name not in given:
+            raise ValueError(f"{entry.name} is missing ({entry.metadata['help']})")
+    _refuse_pairs(kind, given, str)
+    return kind(**_converted(kind, given, str))
+
+
 def convert(value: Any, entry: Field, kind: type, many: bool) -> Any:
     """`value` as the field's type: one element, or a tuple from a TOML list or comma-separated text."""
     if not many:
@@ -104,11 +177,19 @@ def convert(value: Any, entry: Field, kind: type, many: bool) -> Any:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)):
         parts = [parts]
-    values = tuple(_one(part.strip() if isinstance(part, str) else part, kind, entry.metadata) for part in parts)
+    values = []
+    for number, part in enumerate(parts, start=1):
+        try:
+            values.append(_one(part.strip() if isinstance(part, str) else part, kind, entry.metadata))
+        except ValueError as error:
+            if not is_table(kind):
+                raise
+            name = part.get("name") if isinstance(part, dict) else None
+            raise ValueError(f"table {number}{f' ({name})' if name else ''}: {error}") from None
     count = entry.metadata.get("count")
     if count and len(values) not in count:
         raise ValueError(f"expected {' or '.join(map(str, count))} values, got {len(values)}")
-    return values
+    return tuple(values)
 
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -130,6 +211,8 @@ def make_parser(cls: type, prog: str, description: str) -> argparse.ArgumentPars
     for entry, kind, many in options_of(cls):
         meta = entry.metadata
         text = (meta["help"] + _help_suffix(entry)).replace("%", "%%")
+        if not _has_flag(kind):
+            continue
         if meta.get("positional"):
             parser.add_argument(entry.name, nargs="*" if many else "?", help=text)
         elif kind is bool:
@@ -206,7 +289,15 @@ def read_flags(cls: type, argv: Sequence[str], prog: str, description: str) -> d
             raise UsageError(f"{prog}: unexpected argument '{word}'. See `{prog} --help`.")
         raise UsageError(f"{prog}: unknown option '{word}'.{nearest(word, list(parser._option_string_actions))}")
     given = vars(known)
-    return _converted(cls, given, lambda name: name if _is_positional(cls, name) else flag(name))
+    return _converted(cls, given, lambda name: label_of(cls, name))
+
+
+def label_of(cls: type, name: str) -> str:
+    """How messages and tables call an option: its flag, its name where it is positional, [[name]] for a table."""
+    entry, kind, _ = next(found for found in options_of(cls) if found[0].name == name)
+    if entry.metadata.get("positional") or kind is dict or getattr(cls, "is_table", False):
+        return name
+    return flag(name) if _has_flag(kind) else f"[[{name}]]"
 
 
 def _is_positional(cls: type, name: str) -> bool:
@@ -241,7 +332,8 @@ def read_file(cls: type, path: Path) -> dict[str, Any]:
         if name not in keys:
             raise UsageError(f"{path}: unknown option '{key}'.{nearest(name, sorted(keys))}")
     given = {key.replace("-", "_"): value for key, value in table.items()}
-    values = _converted(cls, given, lambda name: f"{path}: {name}")
+    tables = {entry.name for entry, kind, _ in options_of(cls) if is_table(kind)}
+    values = _converted(cls, given, lambda name: f"{path}: {f'[[{name}]]' if name in tables else name}")
     for entry, kind, many in options_of(cls):
         value = values.get(entry.name)
         if value is None or not (kind is Path or entry.metadata.get("name_or_path")):
@@ -269,7 +361,8 @@ def load_config(cls: type[Config], argv: Sequence[str], prog: str = "mace-md", d
     """
     flags = read_flags(cls, argv, prog, description)
     values = read_file(cls, flags["config"]) if flags.get("config") else {}
-    _refuse_pairs(cls, values), _refuse_pairs(cls, flags)
+    for given in (values, flags):
+        _refuse_pairs(cls, given, functools.partial(label_of, cls))
     for name in list(values):
         if _rival(cls, name) in flags:  # --steps on the command line replaces `time` of the file
             del values[name]
@@ -289,34 +382,51 @@ def _rival(cls: type, name: str) -> str | None:
     return None
 
 
-def _refuse_pairs(cls: type, values: dict[str, Any]) -> None:
+def _refuse_pairs(cls: type, values: dict[str, Any], label: Any) -> None:
     for name in values:
         rival = _rival(cls, name)
         if rival in values:
-            first, second = (x if _is_positional(cls, x) else flag(x) for x in sorted((name, rival)))
+            first, second = map(label, sorted((name, rival)))
             raise UsageError(f"give {first} or {second}, not both.")
+
+
+def _holds(found: Any, allowed: Sequence[Any] | None) -> bool:
+    return found is not None if allowed is GIVEN else found in allowed
 
 
 def settle(config: Any) -> None:
     """For __post_init__: check the values, fill in the conditional defaults, refuse what the others rule out."""
     cls = type(config)
+    label = functools.partial(label_of, cls)
     given = {entry.name: getattr(config, entry.name) for entry in fields(config)}
-    values = _converted(cls, {name: value for name, value in given.items() if value is not None}, flag)
-    _refuse_pairs(cls, values)
+    values = _converted(cls, {name: value for name, value in given.items() if value is not None}, label)
+    defaults = {entry.name: entry.default for entry in fields(config)}
+    _refuse_pairs(cls, {name: value for name, value in values.items() if value != defaults[name]}, label)
     for entry in fields(config):
         value = values.get(entry.name)
         if "only_if" in entry.metadata:
             other, allowed = entry.metadata["only_if"]
             found = getattr(config, other)
-            applies = found is not None if allowed is GIVEN else found in allowed
+            applies = _holds(found, allowed)
             if value is not None and not applies:
                 if allowed is GIVEN:
-                    raise UsageError(f"{flag(entry.name)} needs {flag(other)}.")
+                    raise UsageError(f"{label(entry.name)} needs {label(other)}.")
                 wanted = " or ".join(_plain(choice) for choice in allowed)
-                raise UsageError(f"{flag(entry.name)} needs {other} = {wanted} (it is {_plain(found)}).")
+                raise UsageError(f"{label(entry.name)} needs {other} = {wanted} (it is {_plain(found)}).")
             if value is None and applies:
                 value = entry.metadata.get("fill")
         object.__setattr__(config, entry.name, value)
+
+
+def derive(config: Config, **changes: Any) -> Config:
+    """`config` with `changes`, less the options that have no meaning any more; contradicting changes are refused."""
+    values = {entry.name: getattr(config, entry.name) for entry in fields(config)} | changes
+    for entry in fields(config):
+        if "only_if" in entry.metadata and entry.name not in changes:
+            other, allowed = entry.metadata["only_if"]
+            if not _holds(values[other], allowed):
+                values[entry.name] = None
+    return type(config)(**values)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -327,10 +437,18 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
+    if isinstance(value, Ramp):
+        return repr(value.end) if value.is_constant else f'"{value.start!r} -> {value.end!r}"'
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(name)} = {_toml(number)}" for name, number in value.items()) + " }"
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     return f'"{text}"'
+
+
+def _key(name: str) -> str:
+    return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else _toml(name)
 
 
 def to_toml(config: Any, folder: Path | None = None) -> str:
@@ -338,16 +456,19 @@ def to_toml(config: Any, folder: Path | None = None) -> str:
 
     Paths are written relative to `folder` (where the file will lie) when they are inside it, absolute otherwise.
     """
-    lines = []
+    lines, tables = [], []
     for entry, kind, many in options_of(type(config)):
         value = getattr(config, entry.name)
         if value is None or entry.metadata.get("cli_only"):
+            continue
+        if is_table(kind):  # after all keys: in TOML a table lasts until the next one
+            tables += [f"\n[[{entry.name}]]\n{to_toml(one, folder)}" for one in value]
             continue
         if kind is Path or entry.metadata.get("name_or_path"):
             value = tuple(_located(one, kind, folder) for one in value) if many else _located(value, kind, folder)
         unit = f"  # {entry.metadata['unit']}" if "unit" in entry.metadata else ""
         lines.append(f"{entry.name} = {_toml(value)}{unit}\n")
-    return "".join(lines)
+    return "".join(lines + tables)
 
 
 def _located(value: Any, kind: type, folder: Path | None) -> Any:
@@ -361,10 +482,13 @@ def _located(value: Any, kind: type, folder: Path | None) -> Any:
 
 def template(cls: type) -> str:
     """A TOML file with every option explained and set to its default, all commented out."""
-    lines = []
-    for entry, _, _ in options_of(cls):
+    lines, tables = [], []
+    for entry, kind, _ in options_of(cls):
         meta = entry.metadata
         if meta.get("cli_only"):
+            continue
+        if is_table(kind):
+            tables += _table_template(entry, kind)
             continue
         choices = f" [{' | '.join(meta['choices'])}]" if "choices" in meta else ""
         unit = f", {meta['unit']}" if "unit" in meta else ""
@@ -372,7 +496,18 @@ def template(cls: type) -> str:
         default = meta.get("fill", None if entry.default is MISSING else entry.default)
         shown = f"  # default: {meta['shown_default']}" if "shown_default" in meta else ""
         lines.append(f"#{entry.name} = {'' if default is None else _toml(default)}{shown}\n\n")
-    return "".join(lines)
+    return "".join(lines + tables)
+
+
+def _table_template(entry: Field, kind: type) -> list[str]:
+    """The keys of a table, as comments: it may appear any number of times, or not at all."""
+    lines = [f"# {entry.metadata['help']}\n", f"# [[{entry.name}]]\n"]
+    for key, _, _ in options_of(kind):
+        meta = key.metadata
+        unit = f", {meta['unit']}" if "unit" in meta else ""
+        choices = f" [{' | '.join(meta['choices'])}]" if "choices" in meta else ""
+        lines.append(f"# {key.name} = {shown_default(key) or '...'}  # {meta['help']}{unit}{choices}\n")
+    return [*lines, "\n"]
 
 
 def _condition(name: str, values: Sequence[Any] | None) -> str:
@@ -382,11 +517,11 @@ def _condition(name: str, values: Sequence[Any] | None) -> str:
 def options_table(cls: type) -> str:
     """A Markdown table of the options of a config class."""
     rows = ["| option | default | unit | meaning |", "|---|---|---|---|"]
-    for entry, _, many in options_of(cls):
+    for entry, kind, many in options_of(cls):
         meta = entry.metadata
-        name = f"`{entry.name}`" if meta.get("positional") else f"`{flag(entry.name)}`"
+        name = f"`{label_of(cls, entry.name)}`"
         choices = f" One of {', '.join(f'`{choice}`' for choice in meta['choices'])}." if "choices" in meta else ""
-        if many:
+        if many and not is_table(kind):
             choices += " Several are separated by commas."
         condition = ""
         if "only_if" in meta:

@@ -6,30 +6,28 @@ import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import openmm
 import torch
 from openmm import app
 
 from mace_md.config import RunConfig, to_toml
 from mace_md.errors import InputError
 from mace_md.md import preflight, selfcheck
-from mace_md.md.barostat import choose_scaling, make_barostat
+from mace_md.md.assembly import Built, LoadedModel, SetUp, build, checked_parts, set_up
 from mace_md.md.folder import find_checkpoint, held_log, open_folder
-from mace_md.md.force import make_force
 from mace_md.md.formats.reader import split_frame
-from mace_md.md.integrators import Dynamics, make_dynamics
 from mace_md.md.prepare import prepare
 from mace_md.md.production import Run, disk_explained
 from mace_md.md.reporters import write_topology
 from mace_md.md.restart import Checkpoint
+from mace_md.md.restraints import MODEL_GROUP
 from mace_md.md.selfcheck import SelfCheck
-from mace_md.md.simulation import choose_platform, is_linear, make_simulation, numbers_stay_finite, warm_up
+from mace_md.md.simulation import numbers_stay_finite, warm_up
+from mace_md.md.stages import Carried, Part, identity_of
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure
-from mace_md.md.system import make_system
 from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
 from mace_md.model.checkpoint import load_model
 from mace_md.model.potential import DEFAULT_SKIN
@@ -49,20 +47,28 @@ def main(config: RunConfig) -> int:
         structure = _read(config)
         model = _load(config, structure)
         config = replace(config, dtype=model.dtype, skin=model.skin)
-        dynamics = _dynamics(config, structure)
-        force = _force(config, structure, model)
-        system = _system(config, structure, force, dynamics)
-        simulation = _simulation(config, structure, system, dynamics)
-        check = _prove(config, structure, model, simulation)
-        run = Run(config, structure, simulation, dynamics, _identity(config, structure, model), stop, model.r_max)
+        setup = set_up(config, structure, model)
+        parts = checked_parts(config, setup)
+        part, *later = _left(parts, checkpoint)
+        built = build(part, setup)
+        check = _prove(config, setup, built.simulation)
+        identity = _identity(config, structure, model)
+        run = _run(part, setup, built, identity, stop)
         if checkpoint is not None:
             run.accept(checkpoint)
         with disk_explained(config.output), numbers_stay_finite("run"):
             open_folder(config.output, held)
-            record = _describe(config, structure, model, force.kernels, simulation, check)
+            record = _describe(config, setup, built, check)
             try:
                 run.begin() if checkpoint is None else run.resume(checkpoint)
                 run.produce()
+                for part in later:
+                    record[f"timings of {run.part.name}"] = run.timings
+                    carried = Carried.out_of(run.simulation)
+                    run = _run(part, setup, build(part, setup), identity, stop)
+                    warm_up(run.simulation)
+                    run.begin(carried)
+                    run.produce()
             finally:
                 record["timings"] = {"total_s": time.perf_counter() - started, **run.timings}
                 with suppress(OSError):  # a full disk is reported by what filled it
@@ -95,25 +101,7 @@ def _read(config: RunConfig) -> Structure:
         preflight.check_hydrogens(structure)
     _say(preflight.check_electrons(structure, config.charge))
     _say(preflight.check_contacts(structure))
-    _say(preflight.check_timestep(structure, config.timestep))
     return structure
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in memory, or an exported potential of which only the description was read."""
-
-    source: torch.nn.Module | Path  # what make_force takes
-    r_max: float  # A
-    elements: list[int]  # atomic numbers it can be used for
-    facts: dict[str, object]  # name, sha256, licence, level_of_theory, ...
-    path: str  # of the file it was read from
-    dtype: str
-    skin: float  # of the neighbour list, A
-
-    @property
-    def is_exported(self) -> bool:
-        return not isinstance(self.source, torch.nn.Module)
 
 
 def _load(config: RunConfig, structure: Structure) -> LoadedModel:
@@ -133,7 +121,6 @@ def _load(config: RunConfig, structure: Structure) -> LoadedModel:
     _say(_model_lines(config.model, model))
     preflight.check_elements(structure, model.elements, config.model)
     _say(preflight.check_charge_and_spin(structure, config.charge, config.spin, config.model))
-    _say(preflight.check_box(structure, model.r_max, npt=config.ensemble == "npt"))
     return model
 
 
@@ -156,68 +143,20 @@ def _model_lines(name: str, model: LoadedModel) -> list[str]:
     return [f"model: {name}, cutoff {model.r_max:g} A, elements {symbols}", f"model: {', '.join(facts)}"]
 
 
-def _dynamics(config: RunConfig, structure: Structure) -> Dynamics:
-    dynamics = make_dynamics(
-        structure.masses,
-        ensemble=config.ensemble,
-        thermostat=config.thermostat,
-        temperature=config.temperature,
-        friction=config.friction,
-        timestep=config.timestep,
-        seed=config.seed,
-        periodic=structure.box is not None,
-        linear=is_linear(structure.positions),
-    )
-    log.info("dynamics: %s; %d degrees of freedom", dynamics.description, dynamics.num_dof)
-    return dynamics
+def _left(parts: list[Part], checkpoint: Checkpoint | None) -> list[Part]:
+    """The parts to do: from the one a checkpoint is of. Whether it fits is asked by `Run.accept`."""
+    names = [part.name for part in parts]
+    return parts[names.index(checkpoint.part) if checkpoint is not None and checkpoint.part in names else 0 :]
 
 
-def _force(config: RunConfig, structure: Structure, model: LoadedModel) -> openmm.Force:
-    chosen = {} if model.is_exported else {"kernels": config.kernels, "skin": model.skin}
-    return make_force(
-        structure.topology, model.source, periodic=structure.box is not None, backend=config.backend, **chosen
-    )
+def _run(part: Part, setup: SetUp, built: Built, identity: dict[str, object], stop: StopRequest) -> Run:
+    return Run(
+        part.config, setup.structure, built.simulation, built.dynamics, identity, stop,
+        part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max,
+    )  # fmt: skip
 
 
-def _system(config: RunConfig, structure: Structure, force: openmm.Force, dynamics: Dynamics) -> openmm.System:
-    barostat = None
-    if config.ensemble == "npt":
-        rigid, sentence = choose_scaling(structure, config.barostat_scaling)
-        barostat = make_barostat(
-            config.barostat,
-            pressure=config.pressure,
-            temperature=config.temperature,
-            interval=config.barostat_interval,
-            rigid_molecules=rigid,
-            seed=config.seed,
-            surface_tension=config.surface_tension or 0.0,
-        )
-        log.info(
-            "barostat: Monte Carlo, %s, %g bar, every %d steps; %s",
-            config.barostat,
-            config.pressure,
-            config.barostat_interval,
-            sentence,
-        )
-    return make_system(structure.topology, force, barostat=barostat, remove_cm_motion=dynamics.counts_cm_removal)
-
-
-def _simulation(config: RunConfig, structure: Structure, system: openmm.System, dynamics: Dynamics) -> app.Simulation:
-    choice = choose_platform(
-        config.platform, precision=config.precision, device_index=config.device_index, threads=config.threads
-    )
-    details = "".join(f", {key} {value}" for key, value in choice.properties.items())
-    log.info(
-        "platform: %s%s (%s); %d threads for the model",
-        choice.platform.getName(),
-        details,
-        choice.reason,
-        torch.get_num_threads(),
-    )
-    return make_simulation(structure.topology, system, dynamics, choice, structure.positions)
-
-
-def _prove(config: RunConfig, structure: Structure, model: LoadedModel, simulation: app.Simulation) -> SelfCheck | None:
+def _prove(config: RunConfig, setup: SetUp, simulation: app.Simulation) -> SelfCheck | None:
     """Compare the force on the platform in use with the plain float64 model; SafetyStop when it deviates.
 
     An exported potential no longer has the plain model: it was compared when it was written, and its slopes are here.
@@ -226,14 +165,15 @@ def _prove(config: RunConfig, structure: Structure, model: LoadedModel, simulati
         log.info("self-check: skipped, as asked")
         warm_up(simulation)
         return None
-    reference = None if model.is_exported else load_model(config.model, head=config.head, dtype=torch.float64)
+    reference = None if setup.model.is_exported else load_model(config.model, head=config.head, dtype=torch.float64)
     with numbers_stay_finite("self-check"):
         check = selfcheck.check_forces(
             simulation.context,
             reference,
-            structure.atomic_numbers,
+            setup.structure.atomic_numbers,
             force_limit=config.check_force_limit,
             energy_limit=config.check_energy_limit,
+            groups={MODEL_GROUP},
         )
     _say(check.lines())
     selfcheck.require(check)
@@ -246,28 +186,36 @@ _IDENTITY = (
     "surface_tension", "barostat_interval", "barostat_scaling", "timestep", "equilibration_steps", "seed", "dtype",
     "periodic", "box", "smiles", "virtual_sites", "hydrogens", "ph", "repair", "supercell", "solvate", "box_shape",
     "ion_concentration", "neutralize", "positive_ion", "negative_ion", "solute_charge", "wrap", "trajectory_format",
-    "trajectory_interval", "report_interval",
+    "trajectory_interval", "report_interval", "temperature_from", "pressure_from", "beads", "hydrogen_mass", "freeze",
+    "trajectory_atoms", "trajectory_data", "bead_trajectories",
 )  # fmt: skip
 
 
 def _identity(config: RunConfig, structure: Structure, model: LoadedModel) -> dict[str, object]:
     """What must not change for --restart to continue the same run."""
-    return {
+    found: dict[str, object] = {
         "structure (sha256)": " ".join(map(sha256_of, structure.files)),
         "frame": None if config.structure is None else split_frame(config.structure)[1],
         "model (sha256)": sha256_of(model.path),
-    } | {name: getattr(config, name) for name in _IDENTITY}
+    }
+    found |= {name: getattr(config, name) for name in _IDENTITY}
+    if config.temperature_from is not None or config.pressure_from is not None:
+        found["steps (of a ramp)"] = config.num_steps
+    for name in ("restraint", "external_force"):
+        found[name] = [asdict(table) for table in getattr(config, name)]
+    return found | identity_of(config.stage)
 
 
-def _describe(config, structure, model, kernels, simulation, check) -> dict[str, object]:
+def _describe(config: RunConfig, setup: SetUp, built: Built, check: SelfCheck | None) -> dict[str, object]:
     """Write run.toml, run.json and the topology; returns the record, which gets the timings at the end."""
+    structure, model = setup.structure, setup.model
     record = collect_provenance(
         config,
         inputs=_inputs(structure) | {"model": model.path},
         model=model.facts,
         seed=config.seed,
-        platform=simulation.context.getPlatform().getName(),
-        kernels=kernels._asdict(),
+        platform=built.simulation.context.getPlatform().getName(),
+        kernels=built.kernels._asdict(),
         notes=list(structure.notes),
         self_check=check,
         earlier=_earlier_records(config.output / "run.json"),
@@ -275,7 +223,9 @@ def _describe(config, structure, model, kernels, simulation, check) -> dict[str,
     write_atomically(config.output / "run.toml", to_toml(config, config.output))
     write_json(config.output / "run.json", record)
     if not any((config.output / name).exists() for name in ("topology.pdb", "topology.cif")):
-        write_topology(config.output, structure)
+        write_topology(config.output, structure, atoms=setup.in_trajectory)
+        if setup.in_trajectory is not None:
+            write_topology(config.output, structure, name="system")
     return record
 
 

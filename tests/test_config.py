@@ -20,7 +20,7 @@ from mace_md.config import (
     to_toml,
 )
 from mace_md.errors import InputError, UsageError
-from mace_md.options import flag, option, options_of, settle
+from mace_md.options import is_table, label_of, option, options_of, settle
 from mace_md.units import parse_quantity
 
 REQUIRED = ["water.pdb", "--model", "tiny.mace"]
@@ -112,7 +112,7 @@ def test_hidden_alias_of_the_structure():
         (["--timestep", "nan"], "--timestep: expected a number in fs"),
         (["--timestep", "2nm"], "'2nm' has the unit 'nm'; expected one of fs"),
         (["--ensemble", "nph"], "--ensemble: 'nph' is not one of nve, nvt, npt"),
-        (["--trajectory-format", "dcd,trj"], "'trj' is not one of dcd, xtc, extxyz"),
+        (["--trajectory-format", "dcd,trj"], "'trj' is not one of dcd, xtc, trr, extxyz"),
         (["--box", "10,10"], "--box: expected 3 or 6 values, got 2"),
         (["--box", "10,0,10"], "--box: must be greater than 0"),
         (["other.pdb"], "unexpected argument 'other.pdb'"),
@@ -237,7 +237,9 @@ def test_the_template_is_toml_that_changes_nothing(cls):
         line[1:] for line in template(cls).splitlines() if line.startswith("#") and line[1:2] not in (" ", "")
     ]
     keys = {line.partition(" = ")[0] for line in uncommented}
-    assert keys == {entry.name for entry, _, _ in options_of(cls) if not entry.metadata.get("cli_only")}
+    options = [(entry.name, kind) for entry, kind, _ in options_of(cls) if not entry.metadata.get("cli_only")]
+    assert keys == {name for name, kind in options if not is_table(kind)}
+    assert all(f"# [[{name}]]\n" in template(cls) for name, kind in options if is_table(kind))
     values = [line for line in uncommented if line.partition(" = ")[2].partition("#")[0].strip()]
     given = tomllib.loads("\n".join(values))
     for entry, _, _ in options_of(cls):
@@ -253,7 +255,7 @@ def tuple_or_same(value):
 def test_every_option_is_in_its_table_once_with_a_help(cls):
     table = options_table(cls)
     for entry, _, _ in options_of(cls):
-        name = f"`{entry.name if entry.metadata.get('positional') else flag(entry.name)}`"
+        name = f"`{label_of(cls, entry.name)}`"
         assert table.count(f"| {name} |") == 1
         assert entry.metadata["help"] in table
 

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "mace_md"
 FILES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = {"run", "train", "export", "evaluate", "label", "analyze", "models", "doctor"}
 # Lower layers first: a module imports from its own layer and from those before it.
-LAYERS = ["errors units", "options", "config", "provenance", "ops", "model", "training md analysis"]
+LAYERS = ["errors units", "options", "tables", "config", "provenance", "ops", "model", "training md analysis"]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 HEAVY = {"torch", "openmm", "e3nn", "ase", "mdtraj", "openmmtorch", "safetensors", "mace"}
-STARTS_QUICKLY = ["__init__", "__main__", "cli", "config", "options", "errors", "units", "provenance", "doctor"]
+STARTS_QUICKLY = "__init__ __main__ cli config tables options errors units provenance doctor".split()
 
 
 def imports(path: Path, top_only: bool = False) -> list[str]:

@@ -1,6 +1,7 @@
 """The Monte Carlo barostats of OpenMM, and the choice between scaling molecules and scaling atoms."""
 
 import openmm
+from openmm import app
 
 from mace_md.errors import InputError
 from mace_md.md.molecules import Molecules
@@ -19,9 +20,19 @@ def make_barostat(
     rigid_molecules: bool,
     seed: int,
     surface_tension: float = 0.0,
+    beads: int = 1,
 ) -> openmm.Force:
-    """One Monte Carlo barostat; pressure in bar, temperature in K, surface tension in bar nm, interval in steps."""
-    if kind == "isotropic":
+    """One Monte Carlo barostat; pressure in bar, temperature in K, surface tension in bar nm, interval in steps.
+
+    With `beads` of more than one it is that of path integrals, which scales the centroids of rigid molecules.
+    """
+    if beads > 1:
+        if kind != "isotropic" or not rigid_molecules:
+            raise InputError(
+                "with --beads the barostat is isotropic and scales molecules; there is no other in OpenMM."
+            )
+        barostat = openmm.RPMDMonteCarloBarostat(pressure, interval)
+    elif kind == "isotropic":
         barostat = openmm.MonteCarloBarostat(pressure, temperature, interval, rigid_molecules)
     elif kind == "anisotropic":
         barostat = openmm.MonteCarloAnisotropicBarostat(
@@ -38,6 +49,22 @@ def make_barostat(
         raise ValueError(f"unknown barostat {kind!r}")
     barostat.setRandomNumberSeed(max(seed, 1))  # 0 would mean "choose one"
     return barostat
+
+
+def set_barostat(
+    simulation: app.Simulation, *, pressure: float | None = None, temperature: float | None = None
+) -> None:
+    """Change the pressure (bar) or the temperature (K) of the barostats of a simulation; nothing without one."""
+    for force in simulation.system.getForces():
+        name = type(force).__name__
+        if "Barostat" not in name:
+            continue
+        if pressure is not None:
+            anisotropic = isinstance(force, openmm.MonteCarloAnisotropicBarostat)
+            for parameter in ("PressureX", "PressureY", "PressureZ") if anisotropic else ("Pressure",):
+                simulation.context.setParameter(getattr(force, parameter)(), pressure)
+        if temperature is not None and hasattr(force, "Temperature"):  # beads have that of their springs
+            simulation.context.setParameter(force.Temperature(), temperature)
 
 
 def choose_scaling(structure: Structure, scaling: str) -> tuple[bool, str]:

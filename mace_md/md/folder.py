@@ -1,5 +1,6 @@
 """The run folder: claimed once, never overwritten, and the log file in it."""
 
+import fnmatch
 import logging
 import logging.handlers
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from mace_md.errors import InputError
 from mace_md.md.restart import CURRENT, PREVIOUS, Checkpoint, read_checkpoint
 
-RUN_FILES = ("log.csv", "trajectory.dcd", "trajectory.xtc", "trajectory.extxyz")
+RUN_FILES = ("log*.csv", "trajectory*.*")
 
 
 def find_checkpoint(folder: Path, restart: bool) -> tuple[Checkpoint | None, list[str]]:
@@ -33,7 +34,7 @@ def find_checkpoint(folder: Path, restart: bool) -> tuple[Checkpoint | None, lis
     checkpoint, notes = read_checkpoint(folder)
     if checkpoint is not None:
         return checkpoint, notes
-    results = [name for name in RUN_FILES if name in present]
+    results = [name for name in present if any(fnmatch.fnmatch(name, pattern) for pattern in RUN_FILES)]
     if results:
         raise InputError(
             f"{folder}: has {results[0]}, but no checkpoint to continue from. Start a new run with another --output."

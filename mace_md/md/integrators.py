@@ -150,6 +150,14 @@ def bussi_integrator(
     return integrator
 
 
+def set_bath_temperature(integrator: openmm.Integrator, temperature: float) -> None:
+    """Change the temperature (K) of the thermostat; nothing without one."""
+    if isinstance(integrator, openmm.CustomIntegrator):
+        integrator.setGlobalVariableByName("kT_half", 0.5 * BOLTZMANN_KJ_MOL_K * temperature)
+    elif hasattr(integrator, "setTemperature"):
+        integrator.setTemperature(temperature)
+
+
 def bath_energy(integrator: openmm.Integrator, *, stepped: bool) -> float | None:
     """Energy (kJ/mol) to add to kinetic + potential for the conserved quantity; None where there is none.
 

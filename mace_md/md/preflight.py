@@ -229,9 +229,9 @@ def _extents(structure: Structure, normals: np.ndarray) -> np.ndarray:
     return (high - low).max(axis=0)
 
 
-def check_timestep(structure: Structure, timestep: float) -> list[str]:
-    """A note when the step (fs) is long for the lightest atom; MACE keeps all bonds flexible."""
-    lightest = float(structure.masses.min())
+def check_timestep(masses: np.ndarray, timestep: float) -> list[str]:
+    """A note when the step (fs) is long for the lightest atom that moves; MACE keeps all bonds flexible."""
+    lightest = float(masses[masses > 0].min())
     if lightest < 1.5 and timestep > LONGEST_STEP_WITH_HYDROGEN:
         return [
             f"note: a time step of {timestep:g} fs is long for hydrogen of {lightest:.2f} Da with flexible bonds; "

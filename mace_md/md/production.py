@@ -1,6 +1,7 @@
-"""The run itself: minimise, draw velocities, equilibrate, produce, with checkpoints; or continue from one.
+"""One part of a run: minimise, draw velocities, equilibrate, produce, with checkpoints; or continue from one.
 
-Steps before production have negative numbers, so that one counter says where a run is and production starts at 0.
+Most runs have one part; those with stages have one each. Steps before production have negative numbers, so that one
+counter says where a part is and its production starts at 0.
 """
 
 import logging
@@ -10,15 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from openmm import app
 
 from mace_md.config import RunConfig
 from mace_md.errors import CleanStop, InputError, SafetyStop
 from mace_md.md.integrators import Dynamics
+from mace_md.md.readout import make_readout
 from mace_md.md.reporters import Progress, Recorder
 from mace_md.md.restart import CURRENT, Checkpoint, check_files, check_identity, cut_files, load_into, save_checkpoint
 from mace_md.md.safety import Limits, Watch
 from mace_md.md.simulation import Minimization, StepLoop, forget_neighbours, minimize, set_velocities
+from mace_md.md.stages import RAMP_INTERVAL, Carried, Course, Part
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure
 from mace_md.units import ANGSTROM_TO_NM, EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
@@ -42,15 +46,22 @@ class Run:
         dynamics: Dynamics,
         identity: dict[str, object],
         stop: StopRequest,
+        *,
+        part: Part | None = None,
+        atoms: np.ndarray | None = None,
         r_max: float | None = None,
     ) -> None:
-        """r_max: cutoff of the model, A."""
+        """config : of this part alone. part : the only one by default. atoms : in the trajectory, all by default.
+        r_max : cutoff of the model, A.
+        """
+        self.part = part or Part("production", config)
         self.config, self.structure, self.simulation = config, structure, simulation
         self.dynamics, self.identity, self.stop = dynamics, identity, stop
         self.folder: Path = config.output
         self.timings: dict[str, float] = {}
         self.recorder: Recorder | None = None
         self.phase = "dynamics"
+        self._atoms = atoms
         self._stepped = False
         self._saved_at: int | None = None  # step of the last checkpoint
         self.watch = Watch(
@@ -58,17 +69,25 @@ class Run:
             self.folder,
             limits_of(config),
             bonds=structure.molecules.bonds,
-            num_dof=dynamics.num_dof,
+            num_dof=dynamics.num_dof // dynamics.beads,
             timestep=config.timestep,
             r_max=r_max,
         )
+        self.course = Course(self.part, simulation, lambda kelvin: self.watch.set_temperature(dynamics.beads * kelvin))
 
-    def begin(self) -> None:
-        """Minimise and draw velocities; the step counter stands at minus the equilibration steps."""
+    def begin(self, carried: Carried | None = None) -> None:
+        """Minimise and draw velocities; the step counter stands at minus the equilibration steps.
+
+        A part that continues another starts where that ended (`carried`), and keeps the velocities unless it minimises.
+        """
         self.simulation.context.setStepCount(-self.config.equilibration_steps)
+        if carried is not None:
+            carried.into(self.simulation, int(self.identity["seed"]))
+        self.course.set(0)
         if self.config.minimize:
             self._minimize()
-        self._draw_velocities()
+        if self.config.minimize or carried is None:
+            self._draw_velocities()
         with self.watch.on_duty(self.simulation.context.getStepCount(), "start"):
             self._save()
 
@@ -83,6 +102,7 @@ class Run:
             log.info("%s", note)
         how = load_into(self.simulation, checkpoint)
         self._saved_at = checkpoint.step
+        self.course.set(checkpoint.step)
         log.info("restart from %s at step %d: %s", checkpoint.path, checkpoint.step, how)
         if self.config.ensemble == "npt":
             log.info("note: OpenMM's barostat draws new random numbers after a restart; the ensemble is the same")
@@ -94,7 +114,7 @@ class Run:
     def produce(self) -> None:
         """Step to the total. Raises CleanStop, with a checkpoint, when a signal or the time limit came first."""
         step = self.simulation.context.getStepCount()
-        total = self.config.num_steps
+        total, name = self.config.num_steps, self.part.name
         if step < 0:
             log.info("equilibration: %d steps, not written", -step)
             self._steps(0, "equilibration", [])
@@ -103,15 +123,18 @@ class Run:
             self.recorder = self._open_recorder(step)
         if step >= total:
             self._first_row(step)
-            log.info("production: the run is at step %d of %d; give more --steps to go on", step, total)
+            more = "; give more --steps to go on" if self.part.is_last and total else ""
+            log.info("%s: the run is at step %d of %d%s", name, step, total, more)
             self._save()
             return
-        log.info("production: %d steps, %g ps", total - step, (total - step) * self.config.timestep * FS_TO_PS)
+        log.info("%s: %d steps, %g ps", name, total - step, (total - step) * self.config.timestep * FS_TO_PS)
         events = [
             (self.config.report_interval, self.recorder.row),
             (self.config.trajectory_interval, self._frame),
         ]
-        self._steps(total, "production", events, at_start=self._first_row)
+        if not self.course.is_constant:
+            events.insert(0, (RAMP_INTERVAL, self.course.set))
+        self._steps(total, name, events, at_start=self._first_row)
 
     def _frame(self, step: int) -> None:
         self.watch.look(step, must=True)
@@ -125,11 +148,16 @@ class Run:
         return Recorder(
             self.simulation,
             self.folder,
-            num_dof=self.dynamics.num_dof,
+            readout=make_readout(self.simulation, self.dynamics),
+            course=self.course,
             total_mass=float(self.structure.masses.sum()),
             timestep=self.config.timestep,
-            kinds=self.config.trajectory_format,
+            kinds=self.config.trajectory_format if self.part.trajectory else (),
             interval=self.config.trajectory_interval,
+            data=self.config.trajectory_data,
+            atoms=self._atoms,
+            label=self.part.label,
+            beads=self.config.bead_trajectories,
             stepped=self._stepped,
             wrap=self.config.wrap == "molecules",
             progress=Progress(
@@ -171,8 +199,9 @@ class Run:
         self.phase = "dynamics"
 
     def _draw_velocities(self) -> None:
-        set_velocities(self.simulation, self.dynamics, self.config.temperature, int(self.identity["seed"]))
-        log.info("velocities: drawn at %g K, seed %s", self.config.temperature, self.identity["seed"])
+        temperature, seed = self.config.temperature_ramp.start, int(self.identity["seed"])
+        set_velocities(self.simulation, self.dynamics, temperature, seed)
+        log.info("velocities: drawn at %g K, seed %d", temperature, seed)
 
     def _steps(self, total: int, phase: str, events: list, at_start: Callable[[int], None] = lambda step: None) -> None:
         interval = self.config.checkpoint_interval
@@ -227,7 +256,9 @@ class Run:
     def _save(self) -> None:
         sizes = {} if self.recorder is None else self.recorder.sizes()
         self._saved_at = self.simulation.context.getStepCount()
-        save_checkpoint(self.simulation, self.folder, phase=self.phase, sizes=sizes, identity=self.identity)
+        save_checkpoint(
+            self.simulation, self.folder, phase=self.phase, sizes=sizes, identity=self.identity, part=self.part.name
+        )
         forget_neighbours(self.simulation, self.config.skin * ANGSTROM_TO_NM)
 
 
@@ -240,9 +271,9 @@ def _outcome(result: Minimization) -> str:
 def limits_of(config: RunConfig) -> Limits:
     """What the safety watch takes for physics in this run."""
     return Limits(
-        temperature=config.temperature,
+        temperature=max(config.temperature, config.temperature_ramp.start) * config.beads,
         max_force=config.max_force,
-        max_temperature=config.max_temperature,
+        max_temperature=None if config.max_temperature is None else config.max_temperature * config.beads,
         closest_contact=config.closest_contact,
         bond_break=config.bond_break,
         small_box=config.small_box,

@@ -12,10 +12,11 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from mace_md.md.integrators import bath_energy
-from mace_md.md.simulation import temperature_of
+from mace_md.md.readout import Readout, Wanted
+from mace_md.md.selection import sub_topology
+from mace_md.md.stages import Course
 from mace_md.md.structure import Structure
-from mace_md.md.trajectory import Frame, Trajectory, _Appended, open_trajectory
+from mace_md.md.trajectory import Trajectory, _Appended, open_trajectory
 from mace_md.units import DALTON_PER_CUBIC_NM_TO_G_ML, FS_TO_PS
 
 MOST_ATOMS_IN_PDB = 99_999  # five columns for the serial number
@@ -26,25 +27,31 @@ LOG_COLUMNS = (
 )  # fmt: skip
 
 
-def write_topology(folder: Path, structure: Structure, positions: np.ndarray | None = None) -> Path:
-    """Write topology.pdb, or topology.cif where a PDB file has too few columns; returns the path."""
-    positions = structure.positions if positions is None else positions
+def write_topology(
+    folder: Path, structure: Structure, *, atoms: np.ndarray | None = None, name: str = "topology"
+) -> Path:
+    """Write topology.pdb, or topology.cif where a PDB file has too few columns; returns the path.
+
+    atoms : indices of those it has, the atoms of the trajectory; all by default.
+    """
+    positions = structure.positions if atoms is None else structure.positions[atoms]
+    topology = structure.topology if atoms is None else sub_topology(structure.topology, atoms)
     fits = len(positions) <= MOST_ATOMS_IN_PDB and np.abs(positions).max() < LARGEST_IN_PDB
-    path = folder / ("topology.pdb" if fits else "topology.cif")
+    path = folder / (f"{name}.pdb" if fits else f"{name}.cif")
     temporary = path.with_suffix(path.suffix + ".part")
     writer = app.PDBFile if fits else app.PDBxFile
     with open(temporary, "w") as file:
-        writer.writeFile(structure.topology, positions * unit.nanometer, file, keepIds=True)
+        writer.writeFile(topology, positions * unit.nanometer, file, keepIds=True)
     os.replace(temporary, path)
     return path
 
 
 class LogTable(_Appended):
-    """log.csv: one row per report; columns named with their units."""
+    """log.csv: one row per report; columns named with their units, `extra` ones before the speed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, extra: tuple[str, ...] = ()) -> None:
         super().__init__(path)
-        header = (",".join(LOG_COLUMNS) + "\n").encode()
+        header = (",".join((*LOG_COLUMNS[:-1], *extra, LOG_COLUMNS[-1])) + "\n").encode()
         if self.size == 0:
             self.append_bytes(header)
         self._header_size = len(header)
@@ -59,7 +66,7 @@ class LogTable(_Appended):
         cells = (
             str(row.step), f"{row.time:.6f}", _cell(row.potential), _cell(row.kinetic),
             _cell(row.potential + row.kinetic), _cell(row.conserved), _cell(row.temperature, 4), _cell(row.volume),
-            _cell(row.density), _cell(row.speed, 4),
+            _cell(row.density), *map(_cell, row.extra), _cell(row.speed, 4),
         )  # fmt: skip
         self.append_bytes((",".join(cells) + "\n").encode())
 
@@ -81,6 +88,7 @@ class Row:
     volume: float | None
     density: float | None
     speed: float | None
+    extra: tuple[float, ...] = ()
 
 
 class Recorder:
@@ -91,11 +99,16 @@ class Recorder:
         simulation: app.Simulation,
         folder: Path,
         *,
-        num_dof: int,
+        readout: Readout,
+        course: Course,
         total_mass: float,
         timestep: float,
         kinds: tuple[str, ...],
         interval: int,
+        data: tuple[str, ...] = (),
+        atoms: np.ndarray | None = None,
+        label: str = "",
+        beads: bool = False,
         stepped: bool = False,
         wrap: bool = True,
         progress: "Progress | None" = None,
@@ -103,40 +116,45 @@ class Recorder:
     ) -> None:
         """timestep in fs, total_mass in Da; `kinds` of trajectory files, a frame each `interval` steps.
 
-        `stepped`: the integrator has made steps already. `inspect` gets the State, with energy and forces, of every row
-        after it is written, and its step. `wrap`: bring the centre of each molecule into the box.
+        data : 'velocities' and 'forces', for the kinds that hold them. atoms : in the frames; all by default.
+        label : in the names of the files. beads : a trajectory of each bead too. `stepped`: the integrator has made
+        steps already. `wrap`: bring the centre of each molecule into the box. `inspect` gets the State, with energy and
+        forces, of every row after it is written, and its step.
         """
         self._inspect, self._wrap = inspect, wrap
         self._stepped = stepped
         self._first = simulation.context.getStepCount()
-        self._simulation = simulation
-        self._periodic = simulation.topology.getPeriodicBoxVectors() is not None
-        self._num_dof, self._total_mass, self._timestep = num_dof, total_mass, timestep
+        self._readout, self._course, self._atoms = readout, course, atoms
+        self._total_mass, self._timestep = total_mass, timestep
         self.progress = progress
-        self._needs_energy = "extxyz" in kinds
-        self.log = LogTable(folder / "log.csv")
-        self.trajectories: list[Trajectory] = [
-            open_trajectory(kind, folder / f"trajectory.{kind}", simulation.topology, timestep, interval)
-            for kind in kinds
+        self._wanted = Wanted("extxyz" in kinds, "velocities" in data, "forces" in data)
+        ending = f"-{label}" if label else ""
+        self.log = LogTable(folder / f"log{ending}.csv", (*course.columns, *readout.columns))
+        topology = simulation.topology if atoms is None else sub_topology(simulation.topology, atoms)
+        count = readout.num_beads if beads else 0
+        endings = [ending, *(f"{ending}-bead{k:02d}" for k in range(1, count + 1))]
+        self._files: list[list[Trajectory]] = [
+            [open_trajectory(kind, folder / f"trajectory{name}.{kind}", topology, timestep, interval) for kind in kinds]
+            for name in endings
         ]
 
     def row(self, step: int) -> None:
         """Add a row to log.csv and tell the progress line."""
-        state = self._simulation.context.getState(energy=True, forces=self._inspect is not None)
-        potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-        kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
-        bath = bath_energy(self._simulation.integrator, stepped=self._stepped or step != self._first)
-        volume = state.getPeriodicBoxVolume().value_in_unit(unit.nanometer**3) if self._periodic else None
+        reading, state = self._readout.energies(
+            stepped=self._stepped or step != self._first, forces=self._inspect is not None
+        )
+        volume = reading.volume
         row = Row(
             step=step,
             time=step * self._timestep * FS_TO_PS,
-            potential=potential,
-            kinetic=kinetic,
-            conserved=None if bath is None else potential + kinetic + bath,
-            temperature=temperature_of(kinetic, self._num_dof),
+            potential=reading.potential,
+            kinetic=reading.kinetic,
+            conserved=reading.conserved,
+            temperature=reading.temperature,
             volume=volume,
             density=None if volume is None else self._total_mass / volume * DALTON_PER_CUBIC_NM_TO_G_ML,
             speed=None if self.progress is None else self.progress.speed(step),
+            extra=(*self._course.targets(), *reading.extra),
         )
         self.log.append(row)
         if self.progress is not None:
@@ -146,26 +164,16 @@ class Recorder:
 
     def frame(self, step: int) -> None:
         """Add a frame to every trajectory, each molecule whole: with its centre in the box, or where it moved to."""
-        # An energy costs an evaluation of the model; only extended XYZ asks for it.
-        state = self._simulation.context.getState(
-            positions=True, energy=self._needs_energy, enforcePeriodicBox=self._periodic and self._wrap
-        )
-        box = None
-        if self._periodic:
-            box = np.array(state.getPeriodicBoxVectors().value_in_unit(unit.nanometer), dtype=float)
-        frame = Frame(
-            step=step,
-            time=step * self._timestep * FS_TO_PS,
-            positions=np.asarray(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)),
-            box=box,
-            energy=state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) if self._needs_energy else None,
-        )
-        for trajectory in self.trajectories:
-            trajectory.append(frame)
+        if not any(self._files):
+            return
+        frames = self._readout.frames(step, step * self._timestep * FS_TO_PS, self._wanted, wrap=self._wrap)
+        for frame, files in zip(frames, self._files, strict=False):  # a classical run has no beads, most runs no files
+            for file in files:
+                file.append(frame.of_atoms(self._atoms))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, after bringing them down to the disk: what a checkpoint remembers."""
-        files = [self.log, *self.trajectories]
+        files = [self.log, *(file for files in self._files for file in files)]
         for file in files:
             file.flush()
         return {file.path.name: file.size for file in files}

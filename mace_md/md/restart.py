@@ -5,6 +5,7 @@ the portable state as XML, and restart.json: the step, the length of every outpu
 Two are kept. A new one is written beside them and moved into place, so that at every moment one of them is whole.
 """
 
+import io
 import json
 import os
 import zipfile
@@ -12,10 +13,12 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import openmm
 from openmm import app
 
 from mace_md.errors import InputError
+from mace_md.md.rpmd import RingPolymer, is_ring_polymer
 from mace_md.provenance import write_atomically
 
 CURRENT, PREVIOUS = "checkpoint.chk", "checkpoint_previous.chk"
@@ -26,7 +29,10 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, O
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back: see the module's first lines. `phase` is 'minimize' or 'dynamics'."""
+    """What was read back: see the module's first lines. `phase` is 'minimize' or 'dynamics', `part` names a stage.
+
+    beads: positions and velocities [2, beads, n_atoms, 3] of a path integral, which OpenMM's own checkpoint leaves out.
+    """
 
     path: Path
     phase: str
@@ -37,18 +43,30 @@ class Checkpoint:
     versions: dict[str, str]
     binary: bytes
     state: str
+    part: str = ""
+    beads: np.ndarray | None = None
 
 
 def save_checkpoint(
-    simulation: app.Simulation, folder: Path, *, phase: str, sizes: dict[str, int], identity: dict[str, object]
+    simulation: app.Simulation,
+    folder: Path,
+    *,
+    phase: str,
+    sizes: dict[str, int],
+    identity: dict[str, object],
+    part: str = "",
 ) -> Path:
     """Write checkpoint.chk, keep the one before, and state.xml beside them; returns the path."""
     context = simulation.context
+    ring = RingPolymer(context) if is_ring_polymer(context) else None
+    if ring is not None:
+        context.setPositions(ring.centroid())  # what state.xml is to hold; the beads are the integrator's
     state = context.getState(positions=True, velocities=True, parameters=True, integratorParameters=True)
     xml = openmm.XmlSerializer.serialize(state)
     about = {
         "format": FORMAT,
         "phase": phase,
+        "part": part,
         "step": context.getStepCount(),
         "sizes": sizes,
         "identity": identity,
@@ -57,6 +75,8 @@ def save_checkpoint(
     }
     temporary = folder / (CURRENT + ".part")
     members = {"restart.json": json.dumps(about, indent=1), "openmm.chk": context.createCheckpoint(), "state.xml": xml}
+    if ring is not None:
+        members["beads.npy"] = _as_bytes(np.stack(ring.take()))
     try:
         _write_archive(temporary, members)
     except OSError:
@@ -110,9 +130,21 @@ def _read(path: Path) -> Checkpoint:
             identity=about["identity"],
             platform=about["platform"],
             versions=about["versions"],
+            part=about.get("part", ""),
+            beads=_as_array(archive.read("beads.npy")) if "beads.npy" in archive.namelist() else None,
             binary=archive.read("openmm.chk"),
             state=archive.read("state.xml").decode(),
         )
+
+
+def _as_bytes(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _as_array(content: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict[str, object]) -> None:
@@ -162,9 +194,13 @@ def load_into(simulation: app.Simulation, checkpoint: Checkpoint) -> str:
     same = platform == checkpoint.platform and openmm.version.version == checkpoint.versions.get("openmm")
     if same:
         context.loadCheckpoint(checkpoint.binary)
+    else:
+        context.setState(openmm.XmlSerializer.deserialize(checkpoint.state))
+        context.setStepCount(checkpoint.step)
+    if checkpoint.beads is not None:
+        RingPolymer(context).put(*checkpoint.beads)
+    if same:
         return "exact, random numbers included"
-    context.setState(openmm.XmlSerializer.deserialize(checkpoint.state))
-    context.setStepCount(checkpoint.step)
     return (
         f"from the portable state (the checkpoint is from {checkpoint.platform}, OpenMM "
         f"{checkpoint.versions.get('openmm')}): positions, velocities and box are exact, random numbers start afresh"

@@ -41,13 +41,17 @@ class Estimates(NamedTuple):
 class RingPolymer:
     """The beads behind a Context with an RPMDIntegrator. Arrays [beads, n_atoms, 3] in nm and nm/ps."""
 
-    def __init__(self, context: openmm.Context, temperature: float) -> None:
-        """temperature (K) of the quantum system."""
-        self.context, self.temperature = context, temperature
+    def __init__(self, context: openmm.Context) -> None:
+        self.context = context
         self.integrator: openmm.RPMDIntegrator = context.getIntegrator()
         self.count: int = self.integrator.getNumCopies()
         system = context.getSystem()
         self.masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
+
+    @property
+    def temperature(self) -> float:
+        """K, of the quantum system."""
+        return float(self.integrator.getTemperature().value_in_unit(unit.kelvin))
 
     @functools.cached_property
     def num_mobile(self) -> int:

@@ -86,13 +86,14 @@ def check_forces(
     *,
     force_limit: float,
     energy_limit: float,
+    groups: set[int] | int = -1,
 ) -> SelfCheck:
     """Compare the force in `context`, at its present positions, with `model` in float64 and with energy differences.
 
-    force_limit eV/A; energy_limit meV/atom. Without a `model` only the energy differences are taken. The context is
-    left where it was.
+    force_limit eV/A; energy_limit meV/atom; `groups` the force groups of the model, all by default. Without a `model`
+    only the energy differences are taken. The context is left where it was.
     """
-    state = context.getState(positions=True, forces=True, energy=True)
+    state = context.getState(positions=True, forces=True, energy=True, groups=groups)
     positions = np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
     forces = np.array(state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer))
     forces /= EV_PER_ANGSTROM_TO_KJ_MOL_NM
@@ -112,7 +113,7 @@ def check_forces(
         else:
             compared = probes
             expected = np.stack([reference.force_on(int(probe)) for probe in probes])
-    slope_deviation, num_slopes = _slopes(context, positions, forces, probes)
+    slope_deviation, num_slopes = _slopes(context, positions, forces, probes, groups)
     largest = float(sizes.max())
     return SelfCheck(
         num_atoms=len(positions),
@@ -150,7 +151,7 @@ def _probes(sizes: np.ndarray) -> np.ndarray:
     return np.unique(order[[n - 1, n // 2, n // 3]])[:NUM_PROBES]
 
 
-def _slopes(context, positions: np.ndarray, forces: np.ndarray, probes: np.ndarray) -> tuple[float, int]:
+def _slopes(context, positions: np.ndarray, forces: np.ndarray, probes: np.ndarray, groups) -> tuple[float, int]:
     """Largest deviation of -dE/ds from the force, along the force of each probe and along all forces at once."""
     directions = []
     for probe in probes:
@@ -166,19 +167,19 @@ def _slopes(context, positions: np.ndarray, forces: np.ndarray, probes: np.ndarr
     worst = 0.0
     try:
         for direction, scale in directions:
-            slope = -_derivative(context, positions, direction)
+            slope = -_derivative(context, positions, direction, groups)
             worst = max(worst, _largest(np.array(slope - (forces * direction).sum())) / scale)
     finally:
         context.setPositions(positions)
     return worst, len(directions)
 
 
-def _derivative(context, positions: np.ndarray, direction: np.ndarray) -> float:
+def _derivative(context, positions: np.ndarray, direction: np.ndarray, groups) -> float:
     """dE/ds in eV/A along `direction` by the five-point formula, whose error falls as the fourth power of the step."""
     energies = {}
     for k in (-2, -1, 1, 2):
         context.setPositions(positions + k * DISPLACEMENT / NM_TO_ANGSTROM * direction)
-        state = context.getState(energy=True)
+        state = context.getState(energy=True, groups=groups)
         energies[k] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / EV_TO_KJ_MOL
     return (8 * (energies[1] - energies[-1]) - (energies[2] - energies[-2])) / (12 * DISPLACEMENT)
 

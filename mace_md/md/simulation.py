@@ -13,6 +13,7 @@ from openmm import app, unit
 
 from mace_md.errors import InputError, SafetyStop
 from mace_md.md.integrators import Dynamics
+from mace_md.md.rpmd import RingPolymer, is_ring_polymer
 from mace_md.units import BOLTZMANN_KJ_MOL_K, EV_PER_ANGSTROM_TO_KJ_MOL_NM
 
 log = logging.getLogger("mace_md")
@@ -175,6 +176,9 @@ class _Point:
                 "the energy or the forces of the structure are not finite numbers. Atoms may overlap: see the closest "
                 "contact above; or the model is far from what it was trained on."
             )
+        system = simulation.system
+        mobile = [system.getParticleMass(i)._value > 0 for i in range(system.getNumParticles())]
+        forces = forces[mobile]  # whatever acts on atoms that are held still
         largest = float(np.linalg.norm(forces, axis=1).max())
         return cls(energy, largest, float(np.sqrt((forces**2).mean())))
 
@@ -186,6 +190,10 @@ def set_velocities(simulation: app.Simulation, dynamics: Dynamics, temperature: 
     """
     context = simulation.context
     context.setVelocitiesToTemperature(temperature, max(seed, 1))
+    if is_ring_polymer(context):
+        positions = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        RingPolymer(context).collapse(np.array(positions), seed)
+        return
     if not (dynamics.remove_translation or dynamics.remove_rotation):
         return
     state = context.getState(positions=True, velocities=True)
@@ -298,6 +306,8 @@ class StepLoop:
             seconds = max(time.perf_counter() - start, 1e-9)
             chunk = max(1, min(2 * count if count == chunk else chunk, math.floor(count * LONGEST_SILENCE / seconds)))
             step += count
+            if context.getStepCount() != step:  # an RPMDIntegrator does not count
+                context.setStepCount(step)
             for interval, action in self.events:
                 if step % interval == 0:
                     action(step)

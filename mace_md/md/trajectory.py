@@ -1,4 +1,4 @@
-"""Trajectory files that can be cut back to a checkpoint: DCD, XTC and extended XYZ.
+"""Trajectory files that can be cut back to a checkpoint: DCD, XTC, TRR and extended XYZ.
 
 Each writer has `append(frame)`, `flush()` (down to the disk) and `size` (bytes that are whole frames). A frame that
 cannot be written completely, because the disk is full, is removed again and OSError is raised.
@@ -7,7 +7,7 @@ cannot be written completely, because the disk is full, is removed again and OSE
 import errno
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 from openmm import app, unit
 from openmm.app.internal.unitcell import computeLengthsAndAngles
 
-from mace_md.units import EV_TO_KJ_MOL, FS_TO_PS, NM_TO_ANGSTROM
+from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, FS_TO_PS, NM_TO_ANGSTROM
 
 AKMA_TIME_PS = 0.04888821  # the unit of time in a CHARMM header
 MAX_INT32 = 2**31 - 1
@@ -23,13 +23,27 @@ MAX_INT32 = 2**31 - 1
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment: step, time ps, positions [n_atoms, 3] nm, box [3, 3] nm or None, potential energy kJ/mol or None."""
+    """One moment: step, time ps, positions [n_atoms, 3] nm, box [3, 3] nm or None, potential energy kJ/mol or None.
+
+    velocities nm/ps and forces kJ/mol/nm [n_atoms, 3], or None. Integrators of the leapfrog kind (Verlet, Langevin
+    middle) have their velocities half a step before the positions.
+    """
 
     step: int
     time: float
     positions: np.ndarray
     box: np.ndarray | None
     energy: float | None
+    velocities: np.ndarray | None = None
+    forces: np.ndarray | None = None
+
+    def of_atoms(self, atoms: np.ndarray | None) -> "Frame":
+        """The same moment with these atoms alone; all when None."""
+        if atoms is None:
+            return self
+        velocities = None if self.velocities is None else self.velocities[atoms]
+        forces = None if self.forces is None else self.forces[atoms]
+        return replace(self, positions=self.positions[atoms], velocities=velocities, forces=forces)
 
 
 class Trajectory(Protocol):
@@ -44,13 +58,13 @@ class Trajectory(Protocol):
 
 
 def open_trajectory(kind: str, path: Path, topology: app.Topology, timestep: float, interval: int) -> Trajectory:
-    """A writer of kind 'dcd', 'xtc' or 'extxyz' that creates `path`, or goes on at its end if it exists.
+    """A writer of kind 'dcd', 'xtc', 'trr' or 'extxyz' that creates `path`, or goes on at its end if it exists.
 
     timestep in fs; a frame is written each `interval` steps.
     """
     if kind == "dcd":
         return DCDTrajectory(path, topology, timestep, interval)
-    return {"xtc": XTCTrajectory, "extxyz": ExtxyzTrajectory}[kind](path, topology)
+    return {"xtc": XTCTrajectory, "trr": TRRTrajectory, "extxyz": ExtxyzTrajectory}[kind](path, topology)
 
 
 class _Appended:
@@ -162,8 +176,31 @@ class XTCTrajectory:
             os.fsync(file.fileno())
 
 
+class TRRTrajectory(_Appended):
+    """GROMACS TRR in single precision: nm, nm/ps, kJ/mol/nm; velocities and forces where a frame has them."""
+
+    def __init__(self, path: Path, topology: app.Topology) -> None:
+        super().__init__(path)
+        self._num_atoms = topology.getNumAtoms()
+
+    def append(self, frame: Frame) -> None:
+        """Add one frame, in XDR: a tag, the sizes of what follows, and the numbers, all big-endian."""
+        arrays = [frame.positions, frame.velocities, frame.forces]
+        size = 12 * self._num_atoms
+        sizes = [0, 0, 36, 0, 0, 0, 0, *(0 if array is None else size for array in arrays)]  # 36: the box
+        header = struct.pack(">3i12s", 1993, 13, 12, b"GMX_trn_file")
+        header += struct.pack(">13i2f", *sizes, self._num_atoms, min(frame.step, MAX_INT32), 0, frame.time, 0.0)
+        box = np.zeros((3, 3)) if frame.box is None else frame.box
+        parts = [header, box.astype(">f4").tobytes()]
+        parts += [np.asarray(array).astype(">f4").tobytes() for array in arrays if array is not None]
+        self.append_bytes(b"".join(parts))
+
+
 class ExtxyzTrajectory(_Appended):
-    """Extended XYZ: A, eV; step, time in ps and the energy the force gives (no energies of free atoms) per frame."""
+    """Extended XYZ: A, eV; step, time in ps and the energy the force gives (no energies of free atoms) per frame.
+
+    Where a frame has them, velocities in A/ps and forces in eV/A; energy and forces are the model's, with no restraint.
+    """
 
     def __init__(self, path: Path, topology: app.Topology) -> None:
         super().__init__(path)
@@ -176,13 +213,20 @@ class ExtxyzTrajectory(_Appended):
             numbers = " ".join(f"{x:.8f}" for x in (frame.box * NM_TO_ANGSTROM).ravel())
             cell = f'Lattice="{numbers}" '
         pbc = "F F F" if frame.box is None else "T T T"
-        comment = (
-            f"{cell}Properties=species:S:1:pos:R:3 step={frame.step} time_ps={frame.time:.6f} "
-            f'interaction_energy={frame.energy / EV_TO_KJ_MOL:.8f} pbc="{pbc}"'
-        )
+        columns, properties = [frame.positions * NM_TO_ANGSTROM], "species:S:1:pos:R:3"
+        for name, values, size in (
+            ("velocities", frame.velocities, NM_TO_ANGSTROM),
+            ("forces", frame.forces, 1 / EV_PER_ANGSTROM_TO_KJ_MOL_NM),
+        ):
+            if values is not None:
+                columns.append(values * size)
+                properties += f":{name}:R:3"
+        energy = "" if frame.energy is None else f"interaction_energy={frame.energy / EV_TO_KJ_MOL:.8f} "
+        comment = f'{cell}Properties={properties} step={frame.step} time_ps={frame.time:.6f} {energy}pbc="{pbc}"'
         lines = [str(len(self._symbols)), comment]
-        positions = (frame.positions * NM_TO_ANGSTROM).tolist()
+        rows = np.concatenate(columns, axis=1).tolist()
         lines += [
-            f"{s:<2} {x:15.8f} {y:15.8f} {z:15.8f}" for s, (x, y, z) in zip(self._symbols, positions, strict=True)
+            f"{symbol:<2} " + " ".join(f"{x:15.8f}" for x in row)
+            for symbol, row in zip(self._symbols, rows, strict=True)
         ]
         self.append_bytes(("\n".join(lines) + "\n").encode())

@@ -33,7 +33,7 @@ def oscillators(stiffness, beads, ensemble="nvt", mass=MASS):
         force.addParticle(index)
     system.addForce(force)
     context = openmm.Context(system, dynamics.integrator, openmm.Platform.getPlatformByName("Reference"))
-    return RingPolymer(context, TEMPERATURE), dynamics
+    return RingPolymer(context), dynamics
 
 
 def averaged(ring, num_dof, equilibration=300, samples=120, every=25):

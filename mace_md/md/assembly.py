@@ -1,0 +1,215 @@
+"""From the options of a run to OpenMM: masses and selections, the parts of the run, and the Simulation of each part."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import openmm
+import torch
+from openmm import app
+
+from mace_md.config import RunConfig
+from mace_md.errors import InputError
+from mace_md.md import preflight
+from mace_md.md.barostat import choose_scaling, make_barostat
+from mace_md.md.force import make_force
+from mace_md.md.integrators import Dynamics, make_dynamics
+from mace_md.md.masses import frozen, repartition_hydrogen
+from mace_md.md.restraints import external_forces, restraint_forces
+from mace_md.md.selection import select_atoms
+from mace_md.md.simulation import PlatformChoice, choose_platform, is_linear, make_simulation
+from mace_md.md.stages import Part, parts_of
+from mace_md.md.structure import Structure
+from mace_md.md.system import make_system
+from mace_md.model.potential import KernelChoice
+
+log = logging.getLogger("mace_md")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory, or an exported potential of which only the description was read."""
+
+    source: torch.nn.Module | Path  # what make_force takes
+    r_max: float  # A
+    elements: list[int]  # atomic numbers it can be used for
+    facts: dict[str, object]  # name, sha256, licence, level_of_theory, ...
+    path: str  # of the file it was read from
+    dtype: str
+    skin: float  # of the neighbour list, A
+
+    @property
+    def is_exported(self) -> bool:
+        return not isinstance(self.source, torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """What all parts of a run share. Indices of atoms; masses [n_atoms] Da, 0 for atoms that do not move."""
+
+    structure: Structure
+    model: LoadedModel
+    masses: np.ndarray
+    in_trajectory: np.ndarray | None
+
+
+def set_up(config: RunConfig, structure: Structure, model: LoadedModel) -> SetUp:
+    """Masses and selections, and what they mean for the run."""
+    masses = structure.masses
+    if config.hydrogen_mass is not None:
+        masses = repartition_hydrogen(structure.topology, config.hydrogen_mass)
+        log.info("masses: hydrogen %g Da, taken from the atoms it is bonded to", config.hydrogen_mass)
+    if config.freeze is not None:
+        held = select_atoms(structure, config.freeze, "--freeze")
+        masses = frozen(masses, held)
+        log.info("masses: %d of %d atoms do not move (%s)", len(held), len(masses), config.freeze)
+    in_trajectory = None
+    if config.trajectory_atoms is not None:
+        in_trajectory = select_atoms(structure, config.trajectory_atoms, "--trajectory-atoms")
+        log.info("trajectory: %d of %d atoms (%s)", len(in_trajectory), len(masses), config.trajectory_atoms)
+    return SetUp(structure, model, masses, in_trajectory)
+
+
+def checked_parts(config: RunConfig, setup: SetUp) -> list[Part]:
+    """The parts of the run, after the checks that would otherwise fail in a later one."""
+    parts = parts_of(config)
+    _say(f"restraint: {line}" for line in restraint_forces(setup.structure, config.restraint)[1])
+    _say(f"external force: {line}" for line in external_forces(setup.structure, config.external_force)[1])
+    notes: dict[str, None] = {}  # each once, in order
+    for part in parts:
+        notes |= dict.fromkeys(_check_part(part, setup, f"stage {part.name}: " if config.stage else ""))
+    _say(notes)
+    if config.stage or not parts[0].config.temperature_ramp.is_constant or parts[0].config.pressure_from is not None:
+        _say(f"{part.name}: {_course_line(part)}" for part in parts)
+    return parts
+
+
+def _check_part(part: Part, setup: SetUp, where: str) -> list[str]:
+    """Notes on one part. Raises InputError for what it cannot do."""
+    config, npt = part.config, part.config.ensemble == "npt"
+    if npt and (setup.masses == 0).any():
+        raise InputError(
+            f"{where}--freeze with --ensemble npt: a barostat scales the box with all that is in it, also atoms "
+            "that are to stay where they are. Use nvt, or a [[restraint]] of kind position."
+        )
+    notes = preflight.check_box(setup.structure, setup.model.r_max, npt=npt)
+    notes += preflight.check_timestep(setup.masses, config.timestep)
+    if npt and any(restraint.kind == "position" for restraint in config.restraint):
+        notes.append("note: the places that atoms are held at do not scale with the box; this adds to its pressure")
+    _scaling(config, setup.structure)
+    return notes
+
+
+def _course_line(part: Part) -> str:
+    """What a stage is, in one line."""
+    own = part.config
+    words = [f"{own.num_steps} steps of {own.timestep:g} fs", own.ensemble, f"{own.temperature_ramp} K"]
+    words += [f"{own.pressure_ramp} bar"] * (own.pressure is not None)
+    words += [f"restraints {part.restraints}"] * (len(own.restraint) > 0)
+    return ", ".join(words + ["minimised first"] * own.minimize)
+
+
+class Built(NamedTuple):
+    """A simulation ready to start, what it keeps, and the kernels of its model."""
+
+    simulation: app.Simulation
+    dynamics: Dynamics
+    kernels: KernelChoice
+
+
+def build(part: Part, setup: SetUp) -> Built:
+    """The simulation of one part, at the start structure."""
+    config, structure = part.config, setup.structure
+    dynamics = _dynamics(config, setup)
+    model = _force(config, setup)
+    barostat = _barostat(config, structure) if config.ensemble == "npt" else None
+    system = make_system(
+        structure.topology,
+        model,
+        masses=setup.masses,
+        barostat=barostat,
+        remove_cm_motion=dynamics.counts_cm_removal,
+    )
+    for force in (
+        *restraint_forces(structure, config.restraint)[0],
+        *external_forces(structure, config.external_force)[0],
+    ):
+        system.addForce(force)
+    simulation = make_simulation(structure.topology, system, dynamics, _platform(config), structure.positions)
+    return Built(simulation, dynamics, model.kernels)
+
+
+def _dynamics(config: RunConfig, setup: SetUp) -> Dynamics:
+    dynamics = make_dynamics(
+        setup.masses,
+        ensemble=config.ensemble,
+        thermostat=config.thermostat,
+        temperature=config.temperature_ramp.start,
+        friction=config.friction,
+        timestep=config.timestep,
+        seed=config.seed,
+        periodic=setup.structure.box is not None,
+        linear=is_linear(setup.structure.positions),
+        beads=config.beads,
+    )
+    log.info("dynamics: %s; %d degrees of freedom", dynamics.description, dynamics.num_dof)
+    return dynamics
+
+
+def _force(config: RunConfig, setup: SetUp) -> openmm.Force:
+    chosen = {} if setup.model.is_exported else {"kernels": config.kernels, "skin": setup.model.skin}
+    structure = setup.structure
+    return make_force(
+        structure.topology, setup.model.source, periodic=structure.box is not None, backend=config.backend, **chosen
+    )
+
+
+def _scaling(config: RunConfig, structure: Structure) -> tuple[bool, str] | None:
+    """Whether the barostat scales molecules, and the sentence that says so; None without one."""
+    if config.ensemble != "npt":
+        return None
+    rigid, sentence = choose_scaling(structure, config.barostat_scaling)
+    if config.beads > 1 and not rigid:
+        raise InputError(
+            f"--beads {config.beads}: the barostat of path integrals scales molecules only; here {sentence}."
+        )
+    return rigid, sentence
+
+
+def _barostat(config: RunConfig, structure: Structure) -> openmm.Force:
+    rigid, sentence = _scaling(config, structure)
+    barostat = make_barostat(
+        config.barostat,
+        pressure=config.pressure_ramp.start,
+        temperature=config.temperature_ramp.start,
+        interval=config.barostat_interval,
+        rigid_molecules=rigid,
+        seed=config.seed,
+        surface_tension=config.surface_tension or 0.0,
+        beads=config.beads,
+    )
+    log.info(
+        "barostat: Monte Carlo, %s, %s bar, every %d steps; %s",
+        config.barostat, config.pressure_ramp, config.barostat_interval, sentence,
+    )  # fmt: skip
+    return barostat
+
+
+def _platform(config: RunConfig) -> PlatformChoice:
+    choice = choose_platform(
+        config.platform, precision=config.precision, device_index=config.device_index, threads=config.threads
+    )
+    details = "".join(f", {key} {value}" for key, value in choice.properties.items())
+    log.info(
+        "platform: %s%s (%s); %d threads for the model",
+        choice.platform.getName(), details, choice.reason, torch.get_num_threads(),
+    )  # fmt: skip
+    return choice
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        log.info("%s", line)
