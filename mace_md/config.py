@@ -400,15 +400,9 @@ class TrainConfig(_Settled):
         positional=True,
     )
     valid: tuple[Path, ...] | None = option(None, help="files of validation frames", shown_default="part of the data")
-    valid_fraction: float | None = option(
-        None, above=0, help="part of the data for validation", shown_default="0.05"
-    )
-    valid_count: int | None = option(
-        None, at_least=1, help="number of frames for validation"
-    )
-    valid_index: Path | None = option(
-        None, help="file of frame numbers, counted from 0, for validation"
-    )
+    valid_fraction: float | None = option(None, above=0, help="part of the data for validation", shown_default="0.05")
+    valid_count: int | None = option(None, at_least=1, help="number of frames for validation")
+    valid_index: Path | None = option(None, help="file of frame numbers, counted from 0, for validation")
     split_seed: int = option(0, at_least=0, help="seed of the division into training and validation frames")
     train_count: int | None = option(
         None, at_least=1, help="train on so many frames, drawn with --split-seed", shown_default="all that are left"
@@ -499,9 +493,7 @@ class TrainConfig(_Settled):
     epochs: int = option(500, at_least=1, help="passes over the data")
     batch_size: int = option(10, at_least=1, help="frames in a step, of all processes together")
     valid_batch_size: int = option(20, at_least=1, help="frames evaluated at once in validation")
-    lr: float | None = option(
-        None, above=0, help="learning rate", shown_default="0.01; 0.001 with --start-from"
-    )
+    lr: float | None = option(None, above=0, help="learning rate", shown_default="0.01; 0.001 with --start-from")
     optimizer: str = option(
         "adamw", choices=("adamw", "adam"), help="Adam with decoupled weight decay, or with decay in the gradient"
     )

@@ -29,12 +29,14 @@ class Molecules:
     bonds : [n_bonds, 2] int.
     offsets : [n_atoms, 3] nm, whole = positions + offsets puts each molecule in one piece.
     networks : molecules that are bonded to their own periodic image (crystals, polymers): they have no inside.
+    dropped : how many bonds of the file are far too long, and not in `bonds`.
     """
 
     index: np.ndarray
     bonds: np.ndarray
     offsets: np.ndarray
     networks: tuple[int, ...]
+    dropped: int = 0
 
     @property
     def count(self) -> int:
@@ -76,8 +78,8 @@ def find_molecules(
         pairs = np.concatenate([pairs, extra[wanted]])
         vectors = np.concatenate([vectors, extra_vectors[wanted]])
     index, offsets, networks = _walk(len(numbers), pairs, vectors, positions)
-    molecules = Molecules(index, pairs, offsets, networks)
-    return molecules, _notes(molecules, len(pairs) - found, found, dropped, bonds_from)
+    molecules = Molecules(index, pairs, offsets, networks, dropped)
+    return molecules, _notes(molecules, len(pairs) - found, found, bonds_from)
 
 
 def perceive_bonds(numbers, positions, box) -> tuple[np.ndarray, np.ndarray]:
@@ -246,7 +248,7 @@ def _walk(num_atoms, pairs, vectors, positions):
     return index, offsets, tuple(sorted(networks))
 
 
-def _notes(molecules: Molecules, from_file: int, found: int, dropped: int, bonds_from: str) -> list[str]:
+def _notes(molecules: Molecules, from_file: int, found: int, bonds_from: str) -> list[str]:
     sizes = Counter(np.bincount(molecules.index).tolist())
     largest = ", ".join(f"{n} of {size} atoms" for size, n in sorted(sizes.items(), reverse=True)[:3])
     more = f", {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
@@ -256,8 +258,10 @@ def _notes(molecules: Molecules, from_file: int, found: int, dropped: int, bonds
         if n
     )
     notes = [f"{molecules.count} molecules ({largest}{more}) from {source or 'no bonds at all'}"]
-    if dropped:
-        notes.append(f"{dropped} bonds of the file are over {MAX_BOND_STRETCH:g} times their length: not used (a gap?)")
+    if molecules.dropped:
+        notes.append(
+            f"{molecules.dropped} bonds of the file are over {MAX_BOND_STRETCH:g} times their length: not used (a gap?)"
+        )
     if molecules.networks:
         notes.append(f"{len(molecules.networks)} of the molecules are endless (bonded to their own periodic image)")
     if (np.abs(molecules.offsets).max(axis=1) > 0).any():

@@ -17,6 +17,7 @@ from mace_md.md.formats.reader import read_contents
 from mace_md.md.molecules import Molecules, find_molecules
 from mace_md.units import ANGSTROM_TO_NM
 
+MOST_BROKEN_BONDS = 0.2  # of the bonds of a file; more are no gaps in chains
 _WATER_NAMES = ("O", "H1", "H2")  # the names the residue HOH has in every force field and viewer
 
 
@@ -90,6 +91,11 @@ def assemble(
         chosen = np.array(reducePeriodicBoxVectors(chosen * unit.nanometer).value_in_unit(unit.nanometer), dtype=float)
     molecules, bond_notes = find_molecules(contents.topology, contents.positions, chosen, bonds_from)
     topology = contents.topology
+    if molecules.dropped > MOST_BROKEN_BONDS * topology.getNumBonds() and molecules.dropped > 3:
+        raise InputError(
+            f"{contents.path}: {molecules.dropped} of {topology.getNumBonds()} bonds are far longer than bonds are. "
+            "The coordinates belong to other atoms, or have another unit."
+        )
     if _is_bare(topology):
         topology = _residues_from(topology, molecules)
     topology = _with_bonds(topology, molecules)

@@ -256,6 +256,14 @@ def test_coordinates_that_do_not_belong_are_refused(tmp_path):
     short.write_text("\n".join([lines[0], "   20", *lines[2:12]]) + "\n")
     with pytest.raises(InputError, match="has 22 atoms, but .* has coordinates of 20"):
         read_structure(prmtop, coordinates_file=short)
+    mixed = tmp_path / "mixed.rst7"  # as if in nm and read as A, the other way round
+    numbers = 10 * np.array([float(line[k : k + 12]) for line in lines[2:] for k in range(0, len(line), 12)])
+    rows = ["".join(f"{x:12.6f}" for x in numbers[k : k + 6]) for k in range(0, len(numbers), 6)]
+    mixed.write_text("\n".join([*lines[:2], *rows]) + "\n")
+    with pytest.raises(
+        InputError, match=r"21 of 21 bonds are far longer than bonds are. The coordinates belong to other"
+    ):
+        read_structure(prmtop, coordinates_file=mixed)
     with pytest.raises(InputError, match=r"--coordinates .*aspirin\.sdf: cannot be read as an inpcrd"):
         read_structure(prmtop, coordinates_file=INPUTS / "aspirin.sdf")
     with pytest.raises(InputError, match="coordinates without elements. Give the topology"):
