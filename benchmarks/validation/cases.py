@@ -1,0 +1,266 @@
+"""The cases of the report: what is simulated at which state points, and which checks are made of it."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.validation import checks, harmonic, ring_polymer
+from benchmarks.validation.checks import Check
+from benchmarks.validation.sampling import Ensemble, Samples, build, run, sample
+from benchmarks.validation.systems import Matter, from_file, ideal_gas, rare_gas
+from mace_md.units import FS_TO_PS
+
+THERMOSTATS = {"langevin": "Langevin middle", "nose-hoover": "Nosé-Hoover chain", "bussi": "Bussi velocity rescaling"}
+BAROSTATS = ("isotropic", "anisotropic", "membrane", "flexible")
+COLD, WARM = 40.0, 51.0  # K: their potential energies differ by about two standard deviations
+LOW, HIGH = 500.0, 1150.0  # bar: likewise the volumes of 32 atoms
+GAS_TEMPERATURE, GAS_PRESSURE = 60.0, 50.0
+HARMONIC_TEMPERATURE = 0.5  # K: anharmonic terms are below 0.1 % there
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row block of the report. `make(store)` returns its checks."""
+
+    name: str
+    integrator: str
+    matter: str
+    make: Callable[["Store"], list[Check]]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Samples on disk, so that a report that was interrupted goes on, and two cases can share a simulation.
+
+    length : factor on the number of samples, for tests and trials.
+    """
+
+    folder: Path
+    length: float = 1.0
+
+    def samples(self, matter: Matter, ensemble: Ensemble, *, count: int, every: int, equilibration: int) -> Samples:
+        """From disk, or by simulation. The seed follows from the name, so that no two state points share one."""
+        point = "-".join(str(value) for name, value in vars(ensemble).items() if name != "seed")
+        name = f"{matter.name}-{len(matter.masses)}-{matter.timestep:g}-{point}-{self.length:g}".replace(" ", "_")
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
+            found = run(
+                matter,
+                replace(ensemble, seed=seed_of(name)),
+                count=max(20, round(count * self.length)),
+                every=every,
+                equilibration=max(1, round(equilibration * min(1.0, self.length))),
+            )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial.npz")
+            np.savez_compressed(partial, **vars(found))
+            partial.replace(path)
+        with np.load(path) as file:
+            values = {field.name: file[field.name] for field in fields(Samples)}
+        return Samples(**{**values, "num_dof": int(values["num_dof"])})
+
+
+def seed_of(name: str) -> int:
+    """A seed that OpenMM takes (31 bits, not 0), from a name."""
+    return zlib.crc32(name.encode()) % (2**31 - 1) + 1
+
+
+# ------------------------------------------------------------------------------------------------ integrators
+
+
+def _conserved(matter: Matter, thermostat: str | None, friction: float, timestep: float, picoseconds: float):
+    """What the integrator conserves over a stretch of time, for `checks.convergence`."""
+    ensemble = Ensemble(thermostat, COLD, friction=friction, seed=12)
+    simulation, dynamics = build(matter, ensemble, timestep=timestep)
+    every = round(32 / timestep)
+    series = sample(simulation, dynamics, count=round(picoseconds / FS_TO_PS / 32), every=every)
+    return series.potential + series.on_step if thermostat == "langevin" else series.conserved
+
+
+def nve_rare_gas(store: Store) -> list[Check]:
+    """Verlet: order of the method, and drift."""
+    matter, ensemble = rare_gas(), Ensemble(None, COLD)
+    order = checks.for_each_step(matter, lambda step: _conserved(matter, None, 1.0, step, 4.0), (8.0, 4.0, 2.0))
+    long = store.samples(matter, ensemble, count=1000, every=25, equilibration=1)
+    return [order, checks.drift(long, len(matter.masses))[0]]
+
+
+def thermostat_rare_gas(store: Store, thermostat: str) -> list[Check]:
+    """Order of the method, kinetic energy, equipartition, ensemble."""
+    matter, points = rare_gas(), []
+    for temperature in (COLD, WARM):
+        ensemble = Ensemble(thermostat, temperature)
+        points.append((ensemble, store.samples(matter, ensemble, count=4000, every=10, equilibration=1500)))
+    friction = 0.0 if thermostat == "langevin" else 4.0  # without friction the Langevin scheme conserves the energy
+    order = checks.for_each_step(
+        matter, lambda step: _conserved(matter, thermostat, friction, step, 4.0), (8.0, 4.0, 2.0)
+    )
+    found = [order]
+    if thermostat != "langevin":
+        found.append(checks.drift(points[0][1], len(matter.masses))[0])
+    for ensemble, samples in points:
+        found += checks.kinetic_energy(matter, ensemble, samples)
+    found += checks.equipartition(matter, *points[0])
+    return [*found, checks.ensemble_ratio(matter, *points)]
+
+
+def crystal(store: Store, thermostat: str) -> list[Check]:
+    """The harmonic crystal at constant volume."""
+    matter = rare_gas(repeats=1)
+    ensemble = Ensemble(thermostat, HARMONIC_TEMPERATURE)
+    samples = store.samples(matter, ensemble, count=6000, every=10, equilibration=2000)
+    return harmonic.classical(harmonic.crystal(matter), samples, HARMONIC_TEMPERATURE, thermostat == "langevin")
+
+
+# ------------------------------------------------------------------------------------------------ barostats
+
+
+def barostat(store: Store, kind: str, scaling: str, molecules: bool, thermostat: str = "langevin") -> list[Check]:
+    """Kinetic energy; ensembles at two temperatures and at two pressures."""
+    matter = rare_gas(molecules=molecules)
+    base = Ensemble(thermostat, COLD, kind, LOW, scaling)
+    points = [base, replace(base, temperature=WARM), replace(base, pressure=HIGH)]
+    runs = [(point, store.samples(matter, point, count=3500, every=10, equilibration=2000)) for point in points]
+    found = checks.kinetic_energy(matter, *runs[0])
+    if molecules:
+        found += checks.equipartition(matter, *runs[0])
+    return [*found, checks.ensemble_ratio(matter, runs[0], runs[1]), checks.ensemble_ratio(matter, runs[0], runs[2])]
+
+
+def gas(store: Store, kind: str, scaling: str, atoms_each: int) -> list[Check]:
+    """The volume of an ideal gas, with the force of a MACE without interaction in place."""
+    count = 32 if atoms_each == 1 else 16
+    matter = ideal_gas(GAS_TEMPERATURE, GAS_PRESSURE, count, atoms_each)
+    ensemble = Ensemble("langevin", GAS_TEMPERATURE, kind, GAS_PRESSURE, scaling, barostat_interval=1)
+    matter = replace(matter, name=f"ideal gas {atoms_each}")
+    samples = store.samples(matter, ensemble, count=2000, every=5, equilibration=1000)
+    return checks.ideal_gas(samples.volume, count, GAS_TEMPERATURE, GAS_PRESSURE)
+
+
+def crystal_volume(store: Store) -> list[Check]:
+    """The volume of a harmonic crystal under the isotropic barostat: mean and width from its own energy curve."""
+    temperature, pressure = 2.0, 0.0
+    matter = rare_gas(repeats=1)
+    ensemble = Ensemble("langevin", temperature, "isotropic", pressure, barostat_interval=2)
+    samples = store.samples(matter, ensemble, count=6000, every=5, equilibration=3000)
+    lattices = [harmonic.crystal(rare_gas(lattice, repeats=1)) for lattice in np.linspace(0.524, 0.542, 7)]
+    mean, width = harmonic.volume_moments(lattices, temperature, pressure)
+    ratio = (samples.volume - mean) / width
+    return [
+        checks.mean_against("crystal, mean volume, from theory's", ratio, 0.0, "widths", 3),
+        checks.mean_against("crystal, variance of volume", ratio**2, 1.0, "x theory", 3),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ ring polymers
+
+
+def free_ring(store: Store) -> list[Check]:
+    """Free particles."""
+    matter = ideal_gas(20.0, GAS_PRESSURE, 8)
+    gyrations, _ = ring_polymer.sample_beads(
+        matter, 20.0, 5.0, count=max(50, round(1500 * store.length)), every=5, seed=31
+    )
+    return ring_polymer.free_particles(matter, 20.0, gyrations)
+
+
+def vibrating_ring(store: Store) -> list[Check]:
+    """A crystal a thousand times as stiff as the rare gas, so that it is both quantum-mechanical and harmonic."""
+    matter = rare_gas(repeats=1)
+    matter.model.scale.mul_(1000.0)
+    gyrations, energies = ring_polymer.sample_beads(
+        matter, 800.0, 0.25, count=max(50, round(2000 * store.length)), every=8, seed=32
+    )
+    return ring_polymer.vibrating(harmonic.crystal(matter), 800.0, gyrations, energies)
+
+
+# ------------------------------------------------------------------------------------------------ a published model
+
+
+def nve_published(store: Store, structure: Path, model: Path) -> list[Check]:
+    """Order of the method (from an equilibrated state, in float64) and drift over 20 ps (in float32)."""
+    matter = from_file(structure, model)
+    ensemble = Ensemble(None, 300.0)
+    start = store.samples(matter, Ensemble("langevin", 300.0), count=200, every=20, equilibration=1000)
+    hot = replace(matter, positions=start.positions[-1].astype(float), name=f"{matter.name} equilibrated")
+    long = store.samples(hot, ensemble, count=2000, every=20, equilibration=1)
+    exact = replace(hot, options={"dtype": "float64"})
+    series = {}
+    for step in (0.8, 0.4, 0.2):
+        simulation, dynamics = build(exact, replace(ensemble, seed=14), timestep=step)
+        series[step] = sample(simulation, dynamics, count=round(150 * store.length), every=round(1.6 / step)).conserved
+    return [checks.convergence(series), checks.drift(long, len(matter.masses))[0]]
+
+
+def thermostat_published(store: Store, thermostat: str, structure: Path, model: Path) -> list[Check]:
+    """Kinetic energy and equipartition; for Langevin the ensemble at two temperatures too.
+
+    Velocity Verlet, under velocity rescaling, is given half the time step of the middle schemes: the vibrations of O-H
+    bonds are too hot by (omega dt)^2 / 4, 3 % at 0.5 fs.
+    """
+    matter = from_file(structure, model, timestep=0.5 if thermostat == "bussi" else 1.0)
+    first = Ensemble(thermostat, 300.0)
+    count = 3000 if thermostat == "langevin" else 800
+    samples = store.samples(matter, first, count=count, every=20, equilibration=3000)
+    found = checks.kinetic_energy(matter, first, samples) + checks.equipartition(matter, first, samples)
+    if thermostat == "langevin":
+        second = replace(first, temperature=345.0)
+        other = store.samples(matter, second, count=count, every=20, equilibration=3000)
+        found.append(checks.ensemble_ratio(matter, (first, samples), (second, other)))
+    return found
+
+
+def barostat_published(store: Store, structure: Path, model: Path) -> list[Check]:
+    """Water under the isotropic barostat, whole molecules scaled, at two pressures."""
+    matter = from_file(structure, model, timestep=1.0)
+    base = Ensemble("langevin", 300.0, "isotropic", 1.0, "molecules", barostat_interval=10)
+    runs = []
+    for pressure in (1.0, 2000.0):
+        point = replace(base, pressure=pressure)
+        runs.append((point, store.samples(matter, point, count=3000, every=20, equilibration=6000)))
+    return checks.kinetic_energy(matter, *runs[0]) + [checks.ensemble_ratio(matter, *runs)]
+
+
+# ------------------------------------------------------------------------------------------------ the plan
+
+
+def plan(published: tuple[Path, Path] | None = None) -> list[Case]:
+    """All cases, in the order of the report; `published`: a structure and a model that are not part of the project."""
+    solid, mixed = "rare-gas crystal, 32 atoms", "crystal of 16 two-atom molecules"
+    cases = [Case("nve", "Verlet (NVE)", solid, nve_rare_gas)]
+    for key, name in THERMOSTATS.items():
+        cases.append(Case(f"nvt-{key}", name, solid, lambda s, k=key: thermostat_rare_gas(s, k)))
+        cases.append(Case(f"crystal-{key}", name, "harmonic crystal, 4 atoms", lambda s, k=key: crystal(s, k)))
+    for kind in BAROSTATS:
+        cases.append(Case(f"npt-{kind}-atoms", f"{kind} barostat, atoms", solid,
+                          lambda s, k=kind: barostat(s, k, "atoms", False)))  # fmt: skip
+        cases.append(Case(f"npt-{kind}-molecules", f"{kind} barostat, molecules", mixed,
+                          lambda s, k=kind: barostat(s, k, "molecules", True)))  # fmt: skip
+        for scaling, atoms_each, words in (("atoms", 1, "32 atoms"), ("molecules", 2, "16 two-atom molecules"),
+                                           ("atoms", 2, "16 two-atom molecules")):  # fmt: skip
+            cases.append(Case(f"gas-{kind}-{scaling}-{atoms_each}", f"{kind} barostat, {scaling}", f"ideal gas, {words}",
+                              lambda s, k=kind, c=scaling, n=atoms_each: gas(s, k, c, n)))  # fmt: skip
+    for key in ("nose-hoover", "bussi"):
+        cases.append(Case(f"npt-isotropic-{key}", f"isotropic barostat, atoms, with {THERMOSTATS[key]}", solid,
+                          lambda s, k=key: barostat(s, "isotropic", "atoms", False, k)))  # fmt: skip
+    cases.append(Case("crystal-volume", "isotropic barostat, atoms", "harmonic crystal, 4 atoms", crystal_volume))
+    cases.append(Case("rpmd-free", "ring polymer, 8 beads", "8 free atoms", free_ring))
+    cases.append(Case("rpmd-crystal", "ring polymer, 8 beads", "stiff crystal, 4 atoms", vibrating_ring))
+    if published is not None:
+        cases += _published(*published)
+    return cases
+
+
+def _published(structure: Path, model: Path) -> list[Case]:
+    what = f"{structure.stem}, {model.stem}"
+    cases = [Case("nve-published", "Verlet (NVE)", what, lambda s: nve_published(s, structure, model))]
+    for key, name in THERMOSTATS.items():
+        cases.append(
+            Case(f"nvt-published-{key}", name, what, lambda s, k=key: thermostat_published(s, k, structure, model))
+        )
+    cases.append(Case("npt-published", "isotropic barostat, molecules", what,
+                      lambda s: barostat_published(s, structure, model)))  # fmt: skip
+    return cases

@@ -1,0 +1,5 @@
+"""The report as a person reads it."""
+
+
+def write_report(root, results, store):
+    pass
