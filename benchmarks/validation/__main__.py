@@ -60,7 +60,9 @@ def main() -> None:
     versions = {"mace-md": mace_md.__version__, "openmm": openmm.version.version, "torch": torch.__version__,
                 "python": platform.python_version()}  # fmt: skip
     if options.report:
-        write_report(options.report, {"versions": versions, "length": options.length, "cases": results}, store)
+        write_report(
+            options.report, {"versions": versions, "length": options.length, "cases": results}, store, published
+        )
 
 
 if __name__ == "__main__":

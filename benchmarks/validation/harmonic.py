@@ -1,7 +1,7 @@
-"""Exact statistical mechanics of a crystal at temperatures where only its Hessian matters; classical, and of ring polymers.
+"""Exact statistical mechanics of a crystal that is cold enough to be harmonic; classical, and of ring polymers.
 
-The Hessian is that of the MACE model itself, by central differences of the forces of its plain PyTorch form, which is not
-what the simulation runs.
+The Hessian is that of the MACE model itself, by central differences of the forces of its plain PyTorch form, which is
+not what the simulation runs.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,8 @@ from benchmarks.validation.checks import Check, mean_against
 from benchmarks.validation.sampling import Samples
 from benchmarks.validation.systems import BAR_NM3, Matter
 from mace_md.model.potential import make_potential
-from mace_md.units import BOLTZMANN_KJ_MOL_K
+from mace_md.units import BOLTZMANN_KJ_MOL_K, HBAR_KJ_MOL_PS
 
-HBAR = 0.0635077993  # kJ/mol ps
 DISPLACEMENT = 1e-5  # nm
 BLOCKS = 40
 RIGID = 3  # modes of a crystal without a frequency: it may move as a whole
@@ -144,16 +143,16 @@ def volume_moments(lattices: list[Crystal], temperature: float, pressure: float)
 def ring_frequencies(beads: int, temperature: float) -> np.ndarray:
     """Frequencies (rad/ps) of the normal modes of a free ring polymer of `beads` beads, k = 0 first."""
     kT = BOLTZMANN_KJ_MOL_K * temperature
-    return 2 * beads * kT / HBAR * np.sin(np.arange(beads) * np.pi / beads)
+    return 2 * beads * kT / HBAR_KJ_MOL_PS * np.sin(np.arange(beads) * np.pi / beads)
 
 
 def free_gyration(mass: float, beads: int, temperature: float) -> float:
     """<r_g^2> (nm^2) of the ring polymer of a free particle: hbar^2 (n^2 - 1) / (4 m kT n^2)."""
-    return HBAR**2 * (beads**2 - 1) / (4 * mass * BOLTZMANN_KJ_MOL_K * temperature * beads**2)
+    return HBAR_KJ_MOL_PS**2 * (beads**2 - 1) / (4 * mass * BOLTZMANN_KJ_MOL_K * temperature * beads**2)
 
 
 def ring_mode_energy(frequencies: np.ndarray, beads: int, temperature: float) -> np.ndarray:
-    """Mean potential energy (kJ/mol) of harmonic modes (rad/ps), averaged over the beads; exact for any number of beads."""
+    """Mean potential energy (kJ/mol) of harmonic modes (rad/ps), averaged over any number of beads."""
     kT = BOLTZMANN_KJ_MOL_K * temperature
     ring = ring_frequencies(beads, temperature)
     ratio = frequencies[:, None] ** 2 / (ring**2 + frequencies[:, None] ** 2)

@@ -1,8 +1,11 @@
 """MACE models whose physics is known: without interaction, and a rare gas with a pair potential that is a formula.
 
-Both are ordinary `MACE` models, run by the same potential, kernels and OpenMM force as a published one. They are cheap, so
-that a statistical test of some 10^5 steps takes seconds, and they need no file.
+Both are ordinary `MACE` models, run by the same potential, kernels and OpenMM force as a published one. They are cheap,
+so that a statistical test of some 10^5 steps takes seconds, and they need no file.
 """
+
+import copy
+import functools
 
 import numpy as np
 import torch
@@ -17,8 +20,7 @@ WELL_DISTANCE = 3.82  # A
 WELL_WIDTH = 1.6  # 1/A
 R_MAX = 6.0  # A
 SHORTEST = 2.1  # A, where the fit begins; ZBL repulsion rises below 2.12 A
-MANY_BODY = 0.01  # eV, bound on each unit of the many-body part
-"""An amplitude at which the crystal stays one and 5 % of the forces are many-body."""
+MANY_BODY = 0.01  # eV, bound on each of four units of the many-body part: 3 % of the forces of the crystal
 
 
 def _blank(seed: int) -> MACE:
@@ -58,6 +60,11 @@ def rare_gas_model(many_body: float = MANY_BODY) -> MACE:
     Its first layer is `pair_energy`, fitted exactly by the radial functions of one channel; its second layer has random
     weights and adds a bounded many-body energy of up to `many_body` eV for each of its four units.
     """
+    return copy.deepcopy(_fitted(many_body))
+
+
+@functools.cache
+def _fitted(many_body: float) -> MACE:
     model = _blank(seed=3)
     with torch.no_grad():
         column = _one_linear_channel(model)

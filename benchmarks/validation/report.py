@@ -1,5 +1,143 @@
-"""The report as a person reads it."""
+"""docs/validation.md, its figures and benchmarks/results/validation.json, from the results of the cases."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.validation.cases import Store
+from benchmarks.validation.checks import FAMILY_ERROR, Check, failures, sigma_limit
+from benchmarks.validation.figures import draw
+
+HEAD = """# Physical validation
+
+Does a simulation sample what its options say? This page compares every integrator and barostat that `mace-md run` offers with
+theory. It is written by one command from the numbers in `benchmarks/results/validation.json`; `tests/physics` makes the same
+checks with fewer samples, and shows that they find bugs that were planted for them.
+
+    python -m benchmarks.validation --structure water.pdb --model MACE.model --report .
+
+{verdict}
+
+## How to read it
+
+- **Sigma** is the deviation from theory in standard errors, from samples thinned by their statistical inefficiency; for a test of a
+  whole distribution (Kolmogorov-Smirnov, chi-square) it is the normal deviation of the same p-value.
+- **The pass line was set before the runs.** {num} statistical checks are made. So that a correct program fails any of them with a
+  probability of {error:.0%} at most (Bonferroni), none may exceed **{limit:.2f} sigma** (p = {p_limit:.1e}). The mean volume of an
+  ideal gas has the line of OpenMM's own tests, 3 sigma. Of {num} correct results, {two:.1f} are expected beyond 2 sigma and {three:.1f}
+  beyond 3; found: {found_two} and {found_three}. All deviations together: {together}.
+- **Fixed lines**: halving the time step divides the fluctuation of the conserved energy by 4, within 25 % (GROMACS); the drift of
+  the conserved energy over a run stays below one standard deviation of the kinetic energy.
+- Kinetic energies, ensembles and convergence are judged by [physical_validation](https://physical-validation.readthedocs.io)
+  (Merz and Shirts, PLoS ONE 13, e0202764): the ratio of the distributions at two temperatures or two pressures is known exactly,
+  whatever the system is.
+
+## What is simulated
+
+All of it goes through the objects of `mace-md run`: the MACE force in OpenMM (native kernels), `make_dynamics`, `make_barostat`,
+`make_system`, the loop over steps.
+
+- **Rare gas**: a two-layer MACE whose first layer is fitted to a pair potential like argon's and whose second adds a many-body part.
+  Neon and argon atoms in turn interact alike, so that equipartition between masses is tested. 32 atoms, 8 fs.
+- **Two-atom molecules**: the same crystal with neighbours joined by harmonic bonds of OpenMM; the barostat scales molecules.
+- **Ideal gas**: a MACE with all its weights and a scale of zero. &lt;V&gt; = (N + 1) kT / P, and a variance of (N + 1) (kT / P)^2. A
+  force that depends on the shape of the box only keeps it from wandering off.
+- **Harmonic crystal**: the rare gas at 0.5 K, against its own Hessian (finite differences of the plain PyTorch model).
+- **Ring polymers**: theory for 8 beads, not for infinitely many.
+- **A published model**, where its cases are in the table: MACE_SPICE (float32) and 31 water molecules.
+
+"""  # noqa: E501
 
 
-def write_report(root, results, store):
-    pass
+def write_report(root: Path, results: dict, store: Store, published: tuple[Path, Path] | None) -> None:
+    """Write the three kinds of files below the checkout `root`."""
+    (root / "benchmarks" / "results" / "validation.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw(store, published, root / "docs")
+    (root / "docs" / "validation.md").write_text(text(results))
+
+
+def all_checks(results: dict) -> list[Check]:
+    """Every check of every case, in the order of the report."""
+    return [Check(**check) for case in results["cases"].values() for check in case["checks"]]
+
+
+def text(results: dict) -> str:
+    """The page, in Markdown."""
+    every = all_checks(results)
+    sigmas = np.array([check.sigma for check in every if check.sigma is not None])
+    limit = sigma_limit(len(sigmas))
+    failed = failures(every)
+    verdict = f"**Result: all of {len(every)} checks pass.**"
+    if failed:
+        verdict = f"**Result: {len(failed)} of {len(every)} checks fail: {', '.join(c.quantity for c in failed)}.**"
+    parts = [
+        HEAD.format(
+            verdict=verdict,
+            num=len(sigmas),
+            error=FAMILY_ERROR,
+            limit=limit,
+            p_limit=2 * stats.norm.sf(limit),
+            two=len(sigmas) * 2 * stats.norm.sf(2),
+            three=len(sigmas) * 2 * stats.norm.sf(3),
+            found_two=int((np.abs(sigmas) > 2).sum()),
+            found_three=int((np.abs(sigmas) > 3).sum()),
+            together=_together(sigmas),
+        )
+    ]
+    parts += ["## Summary\n\n", *_summary(results, limit), "\n"]
+    parts.append("![Distributions](validation-distributions.svg)\n\n![Energy in NVE](validation-nve.svg)\n\n")
+    parts.append("## Every check\n")
+    for title, cases in _by_integrator(results).items():
+        parts.append(f"\n### {title}\n")
+        for case in cases:
+            parts += [f"\n{case['matter'][0].upper()}{case['matter'][1:]}\n\n", *_table(case["checks"], limit)]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    minutes = sum(case["cpu_seconds"] for case in results["cases"].values()) / 60
+    parts.append(f"\n{versions}; {minutes:.0f} minutes of one CPU core.\n")
+    return "".join(parts)
+
+
+def _together(sigmas: np.ndarray) -> str:
+    """Whether deviations of known sign are spread as they should be: a small common error shows here first."""
+    chi2 = float((sigmas**2).sum())
+    p = float(stats.chi2.sf(chi2, len(sigmas)))
+    return f"mean square {chi2 / len(sigmas):.2f} (1 expected; p = {p:.2f} if all were independent)"
+
+
+def _by_integrator(results: dict) -> dict[str, list[dict]]:
+    groups: dict[str, list[dict]] = {}
+    for case in results["cases"].values():
+        groups.setdefault(case["integrator"][0].upper() + case["integrator"][1:], []).append(case)
+    return groups
+
+
+def _summary(results: dict, limit: float) -> list[str]:
+    rows = ["| integrator or barostat | checks | largest deviation | of | p | result |\n|---|---|---|---|---|---|\n"]
+    for title, cases in _by_integrator(results).items():
+        found = [Check(**check) for case in cases for check in case["checks"]]
+        statistical = [check for check in found if check.sigma is not None]
+        bad = [c for c in found if c.passes is False or (c.sigma is not None and not abs(c.sigma) <= limit)]
+        worst, name, p = "-", "-", "-"
+        if statistical:
+            check = max(statistical, key=lambda one: abs(one.sigma))
+            worst, name, p = f"{check.sigma:+.2f} sigma", check.quantity, f"{check.p_value:.2g}"
+        verdict = "pass" if not bad else "**fail**: " + ", ".join(check.quantity for check in bad)
+        rows.append(f"| {title} | {len(found)} | {worst} | {name} | {p} | {verdict} |\n")
+    return rows
+
+
+def _table(found: Sequence[dict], limit: float) -> list[str]:
+    rows = ["| quantity | found | theory | sigma | p | result |\n|---|---|---|---|---|---|\n"]
+    for values in found:
+        check = Check(**values)
+        sigma = p = ""
+        good = check.passes is not False
+        if check.sigma is not None:
+            sigma, p = f"{check.sigma:+.2f}", f"{check.p_value:.2g}"
+            good = good and abs(check.sigma) <= limit
+        verdict = "pass" if good else "**fail**"
+        rows.append(f"| {check.quantity} | {check.found} | {check.expected} | {sigma} | {p} | {verdict} |\n")
+    return rows

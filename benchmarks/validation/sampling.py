@@ -17,7 +17,7 @@ from mace_md.md.system import make_system
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A state point: what `mace-md run` takes as --ensemble, --thermostat, --temperature, --barostat, --pressure, ..."""
+    """A state point: what `mace-md run` takes as --thermostat, --temperature, --barostat, --pressure, ..."""
 
     thermostat: str | None = "langevin"  # None: NVE
     temperature: float = 60.0  # K
@@ -106,9 +106,9 @@ def build(
 
 
 def sample(
-    simulation: app.Simulation, dynamics: Dynamics, *, count: int, every: int, equilibration: int = 0, frames: int = 1
+    simulation: app.Simulation, dynamics: Dynamics, *, count: int, every: int, equilibration: int = 0
 ) -> Samples:
-    """`count` samples, one each `every` steps, after `equilibration` steps; positions and velocities each `frames`-th."""
+    """`count` samples, one each `every` steps, after `equilibration` steps."""
     masses = _masses(simulation.context.getSystem())
     step = simulation.integrator.getStepSize()._value
     rows: dict[str, list] = {name: [] for name in Samples.__annotations__ if name != "num_dof"}
@@ -129,15 +129,11 @@ def sample(
         rows["bath"].append(np.nan if bath is None else bath)
         rows["volume"].append(state.getPeriodicBoxVolume()._value)
         rows["box"].append(state.getPeriodicBoxVectors(asNumpy=True)._value)
-        if len(rows["time"]) % frames == 0:
-            rows["positions"].append(state.getPositions(asNumpy=True)._value.astype(np.float32))
-            rows["velocities"].append(velocities.astype(np.float32))
+        rows["positions"].append(state.getPositions(asNumpy=True)._value.astype(np.float32))
+        rows["velocities"].append(velocities.astype(np.float32))
 
-    start = simulation.context.getStepCount()
-    if equilibration:
-        StepLoop(simulation, [], phase="equilibration").run(start + equilibration)
-    start = simulation.context.getStepCount()
-    simulation.context.setStepCount(0)
+    simulation.context.setStepCount(-equilibration)
+    StepLoop(simulation, [], phase="equilibration").run(0)
     StepLoop(simulation, [(every, keep)], phase="sampling").run(count * every)
     return Samples(**{name: np.array(values) for name, values in rows.items()}, num_dof=dynamics.num_dof)
 
@@ -146,7 +142,7 @@ def _masses(system: openmm.System) -> np.ndarray:
     return np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
 
 
-def run(matter: Matter, ensemble: Ensemble, *, count: int, every: int, equilibration: int, frames: int = 1) -> Samples:
+def run(matter: Matter, ensemble: Ensemble, *, count: int, every: int, equilibration: int) -> Samples:
     """Build, equilibrate and sample."""
     simulation, dynamics = build(matter, ensemble)
-    return sample(simulation, dynamics, count=count, every=every, equilibration=equilibration, frames=frames)
+    return sample(simulation, dynamics, count=count, every=every, equilibration=equilibration)

@@ -1,4 +1,4 @@
-"""What is simulated: a gas without interaction, a rare-gas crystal and liquid, crystals of two-atom molecules, real water."""
+"""What is simulated: a gas without interaction, a rare-gas crystal, a crystal of two-atom molecules, any file."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +23,9 @@ class Matter:
     """Atoms, where they start, and the force that acts on them.
 
     positions : [n_atoms, 3], nm.   box : [3, 3], rows, nm, or None.   model : a MACE, or the path of one.
-    spring : kJ/mol/nm^2, of a harmonic force of OpenMM along the bonds, beside the MACE; 0: bonds only define molecules.
-    shape_energy : kJ/mol, of a force that depends on the shape of the box and not on its volume. Without it the shape of a
-        box full of gas wanders off without bounds; with it the distribution of the volume is still that of an ideal gas.
+    spring : kJ/mol/nm^2, of a harmonic force along the bonds, beside the MACE; 0: bonds only define molecules.
+    shape_energy : kJ/mol, of a force that depends on the shape of the box and not on its volume. Without it the shape
+        of a box of gas wanders off without bounds; with it the volume is still distributed as that of an ideal gas.
     timestep : fs, at which errors of the integration are far below the statistical ones.
     """
 
@@ -80,8 +80,8 @@ def _topology(numbers: list[int], molecules: list[list[int]], box: np.ndarray | 
     return topology
 
 
-def rare_gas(lattice: float = 0.536, molecules: bool = False, repeats: int = 2, many_body: float | None = None) -> Matter:
-    """4 repeats^3 atoms on a face-centred lattice (nm), light and heavy ones in turn; or joined to two-atom molecules."""
+def rare_gas(lattice: float = 0.536, molecules: bool = False, repeats: int = 2) -> Matter:
+    """4 repeats^3 atoms on a face-centred lattice (nm), light and heavy in turn; or joined to two-atom molecules."""
     cells = np.stack(np.meshgrid(*[np.arange(repeats)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
     positions = (cells + FACE_CENTRED).reshape(-1, 3) * lattice
     count = len(positions)
@@ -89,7 +89,7 @@ def rare_gas(lattice: float = 0.536, molecules: bool = False, repeats: int = 2, 
     # neighbours in the list of one cell are neighbours in space: (0, 0, 0) and (0, 1/2, 1/2), and so on
     groups = [[i, i + 1] for i in range(0, count, 2)] if molecules else [[i] for i in range(count)]
     numbers = [LIGHT, HEAVY] * (count // 2)
-    model = rare_gas_model() if many_body is None else rare_gas_model(many_body)
+    model = rare_gas_model()
     name = "crystal of two-atom molecules" if molecules else "rare gas"
     return Matter(name, _topology(numbers, groups, box), positions, box, model, 8.0, CRYSTAL_SPRING * molecules)
 

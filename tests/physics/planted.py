@@ -59,7 +59,7 @@ def with_list(matter: Matter, kind: type[VerletList], skin: float) -> torch.nn.M
 
 
 def symplectic_euler(dynamics: Dynamics) -> Dynamics:
-    """Velocity Verlet without its second half-kick: the velocity that is reported is not at the time of the positions."""
+    """Velocity Verlet without its second half-kick: the velocities are not at the time of the positions."""
     integrator = openmm.CustomIntegrator(dynamics.integrator.getStepSize())
     integrator.addGlobalVariable("heat", 0.0)
     integrator.addUpdateContextState()
@@ -114,4 +114,3 @@ def cut_bonds(matter: Matter) -> Matter:
     topology = matter.topology
     topology._bonds.clear()
     return replace(matter, topology=topology)
-
