@@ -10,7 +10,7 @@ from openmm import app
 from benchmarks.validation.systems import Matter
 from mace_md.md.barostat import make_barostat
 from mace_md.md.force import make_force
-from mace_md.md.integrators import Dynamics, bath_energy, make_dynamics
+from mace_md.md.integrators import Dynamics, bath_energy, kinetic_at_positions, make_dynamics, velocities_lag
 from mace_md.md.simulation import StepLoop, choose_platform, make_simulation, set_velocities
 from mace_md.md.system import make_system
 
@@ -115,22 +115,18 @@ def sample(
 
     def keep(_: int) -> None:
         state = simulation.context.getState(positions=True, velocities=True, energy=True, forces=True)
-        velocities = state.getVelocities(asNumpy=True)._value
-        forces = state.getForces(asNumpy=True)._value
-        half = 0.0 if isinstance(simulation.integrator, openmm.CustomIntegrator) else 0.5 * step
-        with np.errstate(invalid="ignore"):
-            shifted = velocities + np.where(masses > 0, half / np.maximum(masses, 1e-9), 0.0)[:, None] * forces
         bath = bath_energy(simulation.integrator, stepped=True)
         kinetic = state.getKineticEnergy()._value
         rows["time"].append(state.getTime()._value)
         rows["potential"].append(state.getPotentialEnergy()._value)
         rows["kinetic"].append(kinetic)
-        rows["on_step"].append(0.5 * float(masses @ (shifted**2).sum(axis=1)))
+        lag = velocities_lag(simulation.integrator)
+        rows["on_step"].append(kinetic_at_positions(state, masses, step) if lag else kinetic)
         rows["bath"].append(np.nan if bath is None else bath)
         rows["volume"].append(state.getPeriodicBoxVolume()._value)
         rows["box"].append(state.getPeriodicBoxVectors(asNumpy=True)._value)
         rows["positions"].append(state.getPositions(asNumpy=True)._value.astype(np.float32))
-        rows["velocities"].append(velocities.astype(np.float32))
+        rows["velocities"].append(state.getVelocities(asNumpy=True)._value.astype(np.float32))
 
     simulation.context.setStepCount(-equilibration)
     StepLoop(simulation, [], phase="equilibration").run(0)

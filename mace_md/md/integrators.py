@@ -158,6 +158,27 @@ def set_bath_temperature(integrator: openmm.Integrator, temperature: float) -> N
         integrator.setTemperature(temperature)
 
 
+def velocities_lag(integrator: openmm.Integrator) -> bool:
+    """Whether a State has the kinetic energy of half a step before its positions, as the middle schemes do.
+
+    Their thermostat acts on those velocities. For leapfrog Verlet OpenMM moves it to the time of the positions.
+    """
+    return isinstance(integrator, (openmm.NoseHooverIntegrator, openmm.LangevinMiddleIntegrator))
+
+
+def kinetic_at_positions(state: openmm.State, masses: np.ndarray, step: float) -> float:
+    """Kinetic energy (kJ/mol) at the time of the positions, where `velocities_lag`; the one that is conserved with U.
+
+    The half-kick that is still due is added: an error of the first order in the step becomes one of the second.
+    state : with velocities and forces.   masses : [n_atoms], Da.   step : ps.
+    """
+    velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
+    forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+    mobile = masses > 0
+    there = velocities[mobile] + 0.5 * step * forces[mobile] / masses[mobile, None]
+    return 0.5 * float(masses[mobile] @ (there**2).sum(axis=1))
+
+
 def bath_energy(integrator: openmm.Integrator, *, stepped: bool) -> float | None:
     """Energy (kJ/mol) to add to kinetic + potential for the conserved quantity; None where there is none.
 

@@ -6,7 +6,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from mace_md.md.integrators import Dynamics, bath_energy
+from mace_md.md.integrators import Dynamics, bath_energy, kinetic_at_positions, velocities_lag
 from mace_md.md.restraints import EXTERNAL_GROUP, RESTRAINT_GROUP
 from mace_md.md.rpmd import RingPolymer
 from mace_md.md.simulation import temperature_of
@@ -44,6 +44,8 @@ class Readout:
     def __init__(self, simulation: app.Simulation, dynamics: Dynamics, terms: dict[str, int]) -> None:
         self.simulation, self.terms = simulation, terms
         self.num_dof = dynamics.num_dof
+        system = simulation.context.getSystem()
+        self._masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
         self.periodic = simulation.topology.getPeriodicBoxVectors() is not None
         self.columns = tuple(terms)
         self.num_beads = 0  # that have trajectories of their own
@@ -53,15 +55,17 @@ class Readout:
 
         `stepped`: the integrator has made a step.
         """
-        context = self.simulation.context
-        state = context.getState(energy=True, forces=forces)
+        integrator, context = self.simulation.integrator, self.simulation.context
+        bath = bath_energy(integrator, stepped=stepped)
+        lag = bath is not None and velocities_lag(integrator)
+        state = context.getState(energy=True, forces=forces or lag, velocities=lag)
         potential = state.getPotentialEnergy().value_in_unit(_KJ)
         kinetic = state.getKineticEnergy().value_in_unit(_KJ)
-        bath = bath_energy(self.simulation.integrator, stepped=stepped)
+        now = kinetic_at_positions(state, self._masses, integrator.getStepSize()._value) if lag else kinetic
         reading = Reading(
             potential=potential,
             kinetic=kinetic,
-            conserved=None if bath is None else potential + kinetic + bath,
+            conserved=None if bath is None else potential + now + bath,
             temperature=temperature_of(kinetic, self.num_dof),
             volume=self._volume(state),
             extra=tuple(self._term(group) for group in self.terms.values()),
