@@ -122,3 +122,19 @@ def test_the_line_in_the_readme_runs_and_mdtraj_opens_it(
     lengths = np.linalg.norm(np.diff(trajectory.xyz[:, pairs], axis=2)[:, :, 0], axis=-1)
     assert 0.085 < lengths.min() and lengths.max() < 0.16  # nm
     assert not any("warning" in line for line in (tmp_path / "out" / "run.log").read_text().splitlines())
+
+
+def test_a_molecule_from_smiles_in_water_continues_after_a_restart(tiny_model, tmp_path, capsys):
+    """Water and conformer are made again from the recorded seed; another molecule or another box is another run."""
+    words = ["run", "--smiles", "CO", "--solvate", "3", "--model", str(tiny_model), "--output", str(tmp_path / "out")]
+    words += ["--timestep", "0.1", "--no-minimize", "--check", "skip", "--kernels", "reference", "--quiet"]
+    assert cli.main([*words, "--steps", "2"]) == 0, capsys.readouterr().err
+    assert cli.main([*words, "--steps", "4", "--restart"]) == 0, capsys.readouterr().err
+    for old, new in (("CO", "CN"), ("3", "3.5")):
+        changed = [new if word == old else word for word in words]
+        assert cli.main([*changed, "--steps", "4", "--restart"]) == 1
+        assert ("smiles" if old == "CO" else "solvate") in capsys.readouterr().err
+    again = ["run", "--config", str(tmp_path / "out" / "run.toml"), "--output", str(tmp_path / "again"), "--quiet"]
+    assert cli.main(again) == 0, capsys.readouterr().err
+    first, second = (tmp_path / name / "topology.pdb" for name in ("out", "again"))
+    assert first.read_text() == second.read_text()
