@@ -28,7 +28,7 @@ from mace_md.units import BOLTZMANN_KJ_MOL_K, EV_TO_KJ_MOL
 
 SYSTEMS = Path(__file__).parent.parent / "systems"
 TEMPERATURE, FRICTION, SEED = 300.0, 5.0, 17
-MASSES = (None, 1.5, 2.0, 3.0, 4.0)  # Da; None is hydrogen as it is
+MASSES = (None, 3.0, 4.0, 2.0, 1.5)  # Da; None is hydrogen as it is
 TIMESTEPS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # fs
 SAMPLE = 12.0  # fs between samples: a multiple of every time step
 
@@ -121,27 +121,41 @@ def measure(structure, model, start, hydrogen_mass, timestep, picoseconds) -> di
 
 
 def main() -> None:
-    """Measure the grid for water and alanine dipeptide, print as it goes, write JSON after each run."""
+    """Measure the grid for water and alanine dipeptide, print as it goes, write JSON after each run.
+
+    Runs that are in the output file are not repeated.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--picoseconds", type=float, default=4.0, help="of each NVE run; NVT is a quarter longer")
     parser.add_argument("--systems", nargs="+", default=["alanine_dipeptide", "water"])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/hydrogen_mass.json"))
     options = parser.parse_args()
-    record = {
-        "model": Path(options.model).name,
-        "versions": {"torch": torch.__version__, "openmm": openmm.version.version, "python": platform.python_version()},
-        "dtype": "float32",
-        "threads": torch.get_num_threads(),
-        "systems": {},
-    }
+    record = (
+        json.loads(options.output.read_text())
+        if options.output.exists()
+        else {
+            "model": Path(options.model).name,
+            "versions": {
+                "torch": torch.__version__,
+                "openmm": openmm.version.version,
+                "python": platform.python_version(),
+            },
+            "dtype": "float32",
+            "threads": torch.get_num_threads(),
+            "systems": {},
+        }
+    )
     for name in options.systems:
         structure = read_structure(SYSTEMS / name / f"{name}.pdb")
         length = options.picoseconds * (5 if len(structure.positions) < 100 else 1)  # few atoms: longer, for the noise
         start = equilibrated(structure, options.model, 2.0)
-        found = record["systems"][name] = {"atoms": len(structure.positions), "runs": []}
+        found = record["systems"].setdefault(name, {"atoms": len(structure.positions), "runs": []})
+        done = {(run["hydrogen_mass"], run["timestep_fs"]) for run in found["runs"]}
         for hydrogen_mass in MASSES:
             for timestep in TIMESTEPS:
+                if (hydrogen_mass, timestep) in done:
+                    continue
                 found["runs"].append(measure(structure, options.model, start, hydrogen_mass, timestep, length))
                 shown = {k: round(v, 5) if isinstance(v, float) else v for k, v in found["runs"][-1].items()}
                 print(name, shown, flush=True)

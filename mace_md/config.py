@@ -124,6 +124,14 @@ class RunConfig(_Settled):
     seed: int | None = option(
         None, at_least=0, help="seed of velocities, thermostat and barostat", shown_default="drawn and recorded"
     )
+    seeds: tuple[int, ...] | None = option(
+        None, at_least=0, instead_of="seed", help="one run for each of these seeds, each in a folder of the output",
+        shown_default="-",
+    )  # fmt: skip
+    temperatures: tuple[float, ...] | None = option(
+        None, unit="K", at_least=0, instead_of="temperature", shown_default="-",
+        help="one run at each of these temperatures, each in a folder of the output",
+    )  # fmt: skip
 
     beads: int = option(1, at_least=1, help="path integral beads of each atom, for quantum nuclei; 1 is classical")
     hydrogen_mass: float | None = option(
@@ -134,6 +142,20 @@ class RunConfig(_Settled):
     restraint: tuple[Restraint, ...] = option((), help="what is held near a value", shown_default="none")
     external_force: tuple[ExternalForce, ...] = option((), help="energies of your own", shown_default="none")
     stage: tuple[Stage, ...] = option((), help="parts of the run, one after the other", shown_default="one part")
+    dispersion: str = option(
+        "none", choices=("none", "d3bj"), help="dispersion correction on top of the model, for models without it"
+    )
+    dispersion_functional: str | None = option(
+        None, only_if=("dispersion", ("d3bj",)), help="functional whose D3(BJ) parameters are used",
+        shown_default="from the model's level of theory",
+    )  # fmt: skip
+    dispersion_cutoff: float | None = option(
+        None, unit="A", above=0, only_if=("dispersion", ("d3bj",)), fill=20.0, help="cutoff of its pairs"
+    )
+    dispersion_missing: str | None = option(
+        None, choices=("as-recorded", "yes"), only_if=("dispersion", ("d3bj",)), fill="as-recorded",
+        help="yes is your word that the training data have no dispersion, for a model whose file does not say",
+    )  # fmt: skip
 
     dtype: str | None = option(
         None,

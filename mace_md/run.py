@@ -20,6 +20,7 @@ from mace_md.md.folder import find_checkpoint, held_log, open_folder
 from mace_md.md.formats.reader import split_frame
 from mace_md.md.prepare import prepare
 from mace_md.md.production import Run, disk_explained
+from mace_md.md.replicas import replicas_of, run_each
 from mace_md.md.reporters import write_topology
 from mace_md.md.restart import Checkpoint
 from mace_md.md.restraints import MODEL_GROUP
@@ -37,7 +38,16 @@ log = logging.getLogger("mace_md")
 
 
 def main(config: RunConfig) -> int:
-    """Run molecular dynamics as `config` says; 0 when it is done. Raises InputError, SafetyStop or CleanStop."""
+    """Run molecular dynamics as `config` says, once or for several seeds and temperatures; 0 when all is done.
+
+    Raises InputError, SafetyStop or CleanStop.
+    """
+    replicas = replicas_of(config)
+    return run_each(config, replicas, run_once) if replicas else run_once(config)
+
+
+def run_once(config: RunConfig) -> int:
+    """One run in one folder."""
     started = time.perf_counter()
     with held_log() as held, StopRequest(config.max_hours) as stop:
         checkpoint = _claim(config)
@@ -187,7 +197,8 @@ _IDENTITY = (
     "periodic", "box", "smiles", "virtual_sites", "hydrogens", "ph", "repair", "supercell", "solvate", "box_shape",
     "ion_concentration", "neutralize", "positive_ion", "negative_ion", "solute_charge", "wrap", "trajectory_format",
     "trajectory_interval", "report_interval", "temperature_from", "pressure_from", "beads", "hydrogen_mass", "freeze",
-    "trajectory_atoms", "trajectory_data", "bead_trajectories",
+    "trajectory_atoms", "trajectory_data", "bead_trajectories", "dispersion", "dispersion_functional",
+    "dispersion_cutoff",
 )  # fmt: skip
 
 

@@ -269,6 +269,90 @@ def test_velocities_and_forces_are_what_openmm_has(run, tmp_path):
     assert np.linalg.norm(velocities[0]) > 1.0
 
 
+# ------------------------------------------------------------------------------------------------ dispersion
+
+
+def test_dispersion_is_added_logged_and_continued(run, stop_after, tmp_path):
+    pytest.importorskip("dftd3")
+    text = (
+        'steps = 20\ndispersion = "d3bj"\ndispersion_functional = "pbe"\ndispersion_missing = "yes"\nensemble = "nve"\n'
+    )
+    code, out, err = run(text, output="whole")
+    assert code == 0, err
+    assert "D3(BJ) of pbe is added, pairs within 20 A" in out
+    stop_after(2)
+    assert run(text, output="parts")[0] == 4
+    stop_after(None)
+    assert run(text, "--restart", output="parts")[0] == 0
+    same_results(tmp_path / "whole", tmp_path / "parts")
+    found = rows(tmp_path / "whole")
+    assert all(float(row["dispersion_kJ_mol"]) < -10 for row in found)
+    totals = [float(row["total_kJ_mol"]) for row in found]
+    assert np.ptp(totals) < 0.1  # kJ/mol: the force is the slope of what is added
+
+
+def test_dispersion_that_might_be_counted_twice_is_refused(run, tmp_path):
+    code, _, err = run('steps = 20\ndispersion = "d3bj"\n')
+    assert code == 1
+    assert "--dispersion-missing yes" in err
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------ several runs
+
+
+def test_seeds_and_temperatures_have_a_folder_each_and_a_summary(run, tmp_path):
+    """Each equals the single run with its seed and temperature; a restart adds steps to all."""
+    series = ("--seeds", "1,2", "--temperatures", "280,300")
+    code, out, err = run("steps = 10\n", *series)
+    assert code == 0, err
+    names = ["280K-seed1", "280K-seed2", "300K-seed1", "300K-seed2"]
+    with open(tmp_path / "out" / "summary.csv") as file:
+        summary = list(csv.DictReader(file))
+    assert [row["run"] for row in summary] == names
+    assert {row["state"] for row in summary} == {"done"}
+    first = rows(tmp_path / "out" / names[0])
+    kept = [float(row["temperature_K"]) for row in first]
+    assert float(summary[0]["temperature_K"]) == pytest.approx(np.mean(kept), rel=1e-5)
+    assert run("steps = 10\nseed = 2\ntemperature = 280\n", output="single")[0] == 0
+    same_results(tmp_path / "single", tmp_path / "out" / names[1])
+    code, _, err = run("steps = 10\n", *series)
+    assert code == 1 and "is not empty" in err
+    assert run("steps = 15\n", *series, "--restart")[0] == 0
+    assert {rows(tmp_path / "out" / name)[-1]["step"] for name in names} == {"15"}
+
+
+def test_a_series_that_is_stopped_goes_on(run, stop_after, tmp_path):
+    stop_after(3)
+    code, _, err = run("steps = 20\n", "--seeds", "1,2")
+    assert code == 4 and "run 2 of 2, seed2" in err or "run 1 of 2, seed1" in err
+    stop_after(None)
+    assert run("steps = 20\n", "--seeds", "1,2", "--restart")[0] == 0
+    assert {rows(tmp_path / "out" / name)[-1]["step"] for name in ("seed1", "seed2")} == {"20"}
+
+
+def test_a_run_stopped_by_a_rule_does_not_stop_the_others(run, tmp_path):
+    code, out, _ = run("steps = 10\nmax_temperature = 400\ntemperatures = [2000, 300]\n")
+    assert code == 3
+    with open(tmp_path / "out" / "summary.csv") as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["stopped by a safety rule", "done"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--seeds", "1,1"], "seed1 is there twice"),
+        (["--seeds", "1,2", "--seed", "3"], "give --seed or --seeds, not both"),
+        (["--temperatures", "1,2", "--temperature", "3"], "give --temperature or --temperatures, not both"),
+    ],
+)
+def test_series_that_make_no_sense_are_refused(run, tmp_path, words, message):
+    text = "steps = 1\n"
+    code, _, err = run(text, *words)
+    assert code in (1, 2) and message in err
+    assert not (tmp_path / "out").exists()
+
+
 # ------------------------------------------------------------------------------------------------ path integrals
 
 RINGS = 'beads = 4\nsteps = 20\nbead_trajectories = true\ntemperature = 500\nensemble = "{}"\n'

@@ -15,6 +15,7 @@ from mace_md.config import RunConfig
 from mace_md.errors import InputError
 from mace_md.md import preflight
 from mace_md.md.barostat import choose_scaling, make_barostat
+from mace_md.md.dispersion import choose_functional, dispersion_force
 from mace_md.md.force import make_force
 from mace_md.md.integrators import Dynamics, make_dynamics
 from mace_md.md.masses import frozen, repartition_hydrogen
@@ -54,6 +55,7 @@ class SetUp:
     model: LoadedModel
     masses: np.ndarray
     in_trajectory: np.ndarray | None
+    functional: str | None = None  # whose D3(BJ) is added to the model
 
 
 def set_up(config: RunConfig, structure: Structure, model: LoadedModel) -> SetUp:
@@ -70,7 +72,13 @@ def set_up(config: RunConfig, structure: Structure, model: LoadedModel) -> SetUp
     if config.trajectory_atoms is not None:
         in_trajectory = select_atoms(structure, config.trajectory_atoms, "--trajectory-atoms")
         log.info("trajectory: %d of %d atoms (%s)", len(in_trajectory), len(masses), config.trajectory_atoms)
-    return SetUp(structure, model, masses, in_trajectory)
+    functional = None
+    if config.dispersion == "d3bj":
+        functional = choose_functional(
+            model.facts, config.model, config.dispersion_functional, missing=config.dispersion_missing == "yes"
+        )
+        log.info("dispersion: D3(BJ) of %s is added, pairs within %g A", functional, config.dispersion_cutoff)
+    return SetUp(structure, model, masses, in_trajectory, functional)
 
 
 def checked_parts(config: RunConfig, setup: SetUp) -> list[Part]:
@@ -133,13 +141,20 @@ def build(part: Part, setup: SetUp) -> Built:
         barostat=barostat,
         remove_cm_motion=dynamics.counts_cm_removal,
     )
-    for force in (
-        *restraint_forces(structure, config.restraint)[0],
-        *external_forces(structure, config.external_force)[0],
-    ):
+    for force in _beside_the_model(config, setup):
         system.addForce(force)
     simulation = make_simulation(structure.topology, system, dynamics, _platform(config), structure.positions)
     return Built(simulation, dynamics, model.kernels)
+
+
+def _beside_the_model(config: RunConfig, setup: SetUp) -> list[openmm.Force]:
+    """Dispersion, restraints, and the user's energies, each kind in a force group of its own."""
+    structure = setup.structure
+    forces = restraint_forces(structure, config.restraint)[0] + external_forces(structure, config.external_force)[0]
+    if setup.functional is not None:
+        numbers, periodic = structure.atomic_numbers, structure.box is not None
+        forces.append(dispersion_force(numbers, setup.functional, cutoff=config.dispersion_cutoff, periodic=periodic))
+    return forces
 
 
 def _dynamics(config: RunConfig, setup: SetUp) -> Dynamics:

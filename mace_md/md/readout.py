@@ -6,6 +6,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from mace_md.md.dispersion import DISPERSION_GROUP
 from mace_md.md.integrators import Dynamics, bath_energy, kinetic_at_positions, velocities_lag
 from mace_md.md.restraints import EXTERNAL_GROUP, RESTRAINT_GROUP
 from mace_md.md.rpmd import RingPolymer
@@ -15,7 +16,7 @@ from mace_md.units import NM_TO_ANGSTROM
 
 _NM, _VELOCITY = unit.nanometer, unit.nanometer / unit.picosecond
 _KJ, _FORCE = unit.kilojoule_per_mole, unit.kilojoule_per_mole / unit.nanometer
-# Of the energies and forces in a trajectory: what a model is trained on, so nothing that a run was held by.
+# Of the energies and forces in a trajectory: the model and its dispersion, nothing that a run was held by.
 MODEL_GROUPS = set(range(32)) - {RESTRAINT_GROUP, EXTERNAL_GROUP}
 
 
@@ -153,4 +154,8 @@ def make_readout(simulation: app.Simulation, dynamics: Dynamics) -> Readout:
     return (RingPolymerReadout if dynamics.beads > 1 else Readout)(simulation, dynamics, terms)
 
 
-TERMS = {"restraint_kJ_mol": RESTRAINT_GROUP, "external_kJ_mol": EXTERNAL_GROUP}
+TERMS = {
+    "dispersion_kJ_mol": DISPERSION_GROUP,
+    "restraint_kJ_mol": RESTRAINT_GROUP,
+    "external_kJ_mol": EXTERNAL_GROUP,
+}

@@ -1,0 +1,133 @@
+"""Several runs of one command: a folder for each seed and temperature, and a table of what came out."""
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mace_md.config import RunConfig
+from mace_md.errors import CleanStop, InputError, SafetyStop
+from mace_md.provenance import write_atomically
+
+log = logging.getLogger("mace_md")
+
+SUMMARY = "summary.csv"
+# Columns of log.csv whose means are in the summary, with the name of the mean there.
+MEANS = ("temperature_K", "potential_kJ_mol", "total_kJ_mol", "volume_nm3", "density_g_mL")
+BLOCKS = 5  # a standard error comes from the means of so many parts of the log
+
+
+class Replica(NamedTuple):
+    """One of the runs: its folder's name, and its options."""
+
+    name: str
+    config: RunConfig
+
+
+def replicas_of(config: RunConfig) -> list[Replica]:
+    """One run for each temperature and each seed; empty when the options ask for one run alone."""
+    if config.seeds is None and config.temperatures is None:
+        return []
+    found = []
+    for temperature in config.temperatures or (config.temperature,):
+        for seed in config.seeds or (config.seed,):
+            parts = [f"{temperature:g}K"] * (config.temperatures is not None)
+            parts += [f"seed{seed}"] * (config.seeds is not None)
+            name = "-".join(parts)
+            own = replace(
+                config, temperature=temperature, temperatures=None, seed=seed, seeds=None, output=config.output / name
+            )
+            found.append(Replica(name, own))
+    names = [replica.name for replica in found]
+    if len(set(names)) < len(names):
+        raise InputError(f"--seeds or --temperatures: {next(n for n in names if names.count(n) > 1)} is there twice.")
+    return found
+
+
+def run_each(config: RunConfig, replicas: list[Replica], run: Callable[[RunConfig], int]) -> int:
+    """Run all of them, one after the other, and write summary.csv after each; returns the exit code.
+
+    A run that a safety rule stops does not keep the others from running; the code is then 3. A signal or the time limit
+    ends the series (CleanStop), and `--restart` continues it: what is done stays as it is.
+    """
+    _claim(config)
+    end = None if config.max_hours is None else time.monotonic() + 3600 * config.max_hours
+    states: dict[str, str] = {replica.name: "not started" for replica in replicas}
+    for number, replica in enumerate(replicas, start=1):
+        log.info("run %d of %d: %s", number, len(replicas), replica.name)
+        try:
+            hours = None if end is None else max((end - time.monotonic()) / 3600, 1e-9)
+            run(replace(replica.config, max_hours=hours))
+            states[replica.name] = "done"
+        except SafetyStop as stop:
+            log.error("run %s: %s", replica.name, stop)
+            states[replica.name] = "stopped by a safety rule"
+        except CleanStop as stop:
+            states[replica.name] = "stopped"
+            _write(config.output, replicas, states)
+            raise CleanStop(f"run {number} of {len(replicas)}, {replica.name}: {stop}") from stop
+        _write(config.output, replicas, states)
+    for line in _lines(replicas, states):
+        log.info("%s", line)
+    log.info("summary: %s", config.output / SUMMARY)
+    return SafetyStop.exit_code if "stopped by a safety rule" in states.values() else 0
+
+
+def _claim(config: RunConfig) -> None:
+    """Refuse a folder with something in it before the first run, as a single run does."""
+    folder = config.output
+    if not config.restart and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder}: exists and is not empty; nothing is overwritten. Please continue it with --restart, or choose "
+            "another --output."
+        )
+
+
+def _write(folder: Path, replicas: list[Replica], states: dict[str, str]) -> None:
+    text = io.StringIO()
+    names = [f"{column}{ending}" for column in MEANS for ending in ("", "_error")]
+    writer = csv.DictWriter(text, ["run", "temperature_set_K", "seed", "state", "steps", *names], lineterminator="\n")
+    writer.writeheader()
+    for replica in replicas:
+        row = {"run": replica.name, "temperature_set_K": replica.config.temperature, "seed": replica.config.seed}
+        writer.writerow(row | {"state": states[replica.name]} | _means(replica.config.output / "log.csv"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / SUMMARY, text.getvalue())
+
+
+def _means(path: Path) -> dict[str, object]:
+    """The last step in a log, and the means and standard errors of its columns; the first fifth is left out."""
+    if not path.exists():
+        return {}
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return {}
+    found: dict[str, object] = {"steps": rows[-1]["step"]}
+    kept = rows[len(rows) // 5 :]
+    for column in MEANS:
+        values = np.array([float(row[column]) for row in kept if row[column]])
+        if len(values):
+            found[column] = f"{values.mean():.6g}"
+        if len(values) >= 2 * BLOCKS:
+            means = [block.mean() for block in np.array_split(values, BLOCKS)]
+            found[f"{column}_error"] = f"{np.std(means, ddof=1) / np.sqrt(BLOCKS):.2g}"
+    return found
+
+
+def _lines(replicas: list[Replica], states: dict[str, str]) -> Iterator[str]:
+    """The table for people."""
+    width = max(len(replica.name) for replica in replicas)
+    for replica in replicas:
+        means = _means(replica.config.output / "log.csv")
+        numbers = [f"{means[column]} {unit}" for column, unit in _SHOWN if column in means]
+        yield f"  {replica.name:<{width}}  {states[replica.name]}, {', '.join(numbers)}"
+
+
+_SHOWN = (("temperature_K", "K"), ("potential_kJ_mol", "kJ/mol"), ("density_g_mL", "g/mL"))
