@@ -25,6 +25,12 @@ def group_by_species(species: Tensor, n_species: int) -> SpeciesGroups:
     return SpeciesGroups(order, place, counts)
 
 
+def sorted_species(groups: SpeciesGroups, device: torch.device) -> Tensor:
+    """Species of the atoms in the sorted order, [n_atoms], int64."""
+    counts = torch.tensor(groups.counts, dtype=torch.int64, device=device)
+    return torch.repeat_interleave(torch.arange(len(groups.counts), device=device), counts)
+
+
 def split_by_species(x: Tensor, groups: SpeciesGroups) -> list[Tensor]:
     """Rows of x [n_atoms, ...] of each species, n_species tensors."""
     return list(x.index_select(0, groups.order).split(groups.counts))

@@ -1,4 +1,7 @@
-"""Errors of a model on labelled data, summed batch by batch."""
+"""Errors and loss of a model in training, summed batch by batch on the device, and over processes.
+
+`comparison.py` looks closer, at predictions of a finished model.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _QUANTITIES = ("energy", "energy_per_atom", "forces", "stress")
 
 
 @dataclass(frozen=True)
-class Errors:
+class ValidationErrors:
     """Mean absolute and root-mean-square errors, in eV and A; NaN where there is no label."""
 
     loss: float
@@ -43,7 +46,7 @@ def evaluate_errors(
     batch_size: int = 20,
     share: tuple[int, int] = (0, 1),
     add_up: Callable[[Tensor], None] = lambda sums: None,
-) -> Errors:
+) -> ValidationErrors:
     """Errors and loss over all frames, weights of frames counted in the loss only.
 
     share : (rank, number of processes): every process takes its part of the batches, and `add_up` sums over processes.
@@ -91,12 +94,12 @@ def _add(row: Tensor, error: Tensor) -> None:
     row[2] += error.numel()
 
 
-def _errors(sums: Tensor) -> Errors:
+def _errors(sums: Tensor) -> ValidationErrors:
     mae, rmse = {}, {}
     for name, row in zip(_QUANTITIES, sums, strict=False):
         mae[name] = float(row[0] / row[2])  # 0 / 0 is NaN: no label
         rmse[name] = float((row[1] / row[2]).sqrt())
-    return Errors(float((sums[-1, :3] / sums[-1, 3:].clamp(min=1.0)).sum()), mae, rmse)
+    return ValidationErrors(float((sums[-1, :3] / sums[-1, 3:].clamp(min=1.0)).sum()), mae, rmse)
 
 
 def index_groups(order: Sequence[int], batch_size: int) -> list[list[int]]:

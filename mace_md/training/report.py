@@ -129,6 +129,7 @@ def draw_learning_curve(rows: Sequence[dict[str, float]], path: Path, title: str
             below.semilogy(epochs, [row[column] for row in rows], label=name, color=color)
     below.set_ylabel("validation RMSE")
     below.set_xlabel("epoch")
+    below.xaxis.get_major_locator().set_params(integer=True)
     second = [row["epoch"] for row in rows if row["stage"] == 2]
     for axes in (above, below):
         if second and len(second) < len(rows):

@@ -21,7 +21,7 @@ from mace_md.errors import SafetyStop
 from mace_md.model.mace import MACE, predict
 from mace_md.training.batches import Batch, LazyGraphs, PackedGraphs, iterate_batches
 from mace_md.training.loss import Loss
-from mace_md.training.metrics import Errors, evaluate_errors, index_groups
+from mace_md.training.metrics import ValidationErrors, evaluate_errors, index_groups
 from mace_md.training.optimizer import MovingAverage, make_optimizer
 from mace_md.training.processes import Processes
 
@@ -48,7 +48,7 @@ class EpochRecord:
     stage: int
     lr: float
     train_loss: float  # mean over the steps, each with the weights of its time
-    valid: Errors
+    valid: ValidationErrors
     improved: bool
     seconds: float
     structures_per_s: float  # trained
@@ -124,7 +124,7 @@ class Trainer:
                 self.progress.epoch = max(self.progress.epoch, self._stage_two_start())
         return True
 
-    def validate(self) -> Errors:
+    def validate(self) -> ValidationErrors:
         """Errors of the averaged weights on the validation frames."""
         share = (self.processes.rank, self.processes.size)
         with self.average.in_place() if self.average else nullcontext():
