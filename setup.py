@@ -13,6 +13,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PLUGINS = Path("plugins")
+CUDA = PLUGINS / "cuda"
+# Compiled by NVRTC when they are needed, so they travel inside the library as text.
+EMBEDDED = [*sorted(CUDA.glob("*.cuh")), CUDA / "arguments.h", CUDA / "device.h"]
+EMBEDDED += [PLUGINS / f"{name}.h" for name in ("geometry", "paths", "sequence", "spline")]
 COMMON_FLAGS = [
     "-std=c++17",
     "-O3",
@@ -49,6 +53,8 @@ class BuildNative(build_ext):
         objects_dir = Path(self.build_temp) / "native"
         jobs = [(PLUGINS / "ops.cpp", [], "ops"), (PLUGINS / "torch_abi.cpp", [], "torch_abi")]
         jobs += [(PLUGINS / f"{name}.cpp", [], name) for name in ("neighbors", "state")]
+        jobs += [(path, [], f"cuda_{path.stem}") for path in sorted(CUDA.glob("*.cpp"))]
+        jobs.append((embed_sources(objects_dir), [f"-I{CUDA}"], "cuda_embedded"))
         for name, flags in INSTRUCTION_SETS.items():
             for real in ("float", "double"):
                 defines = [f"-DMACE_MD_TARGET={name}_{real}", f"-DMACE_MD_REAL={real}"]
@@ -62,12 +68,25 @@ class BuildNative(build_ext):
         # Each object has a folder of its own: the compiler names objects after sources, and one is compiled often.
         folder = objects_dir / name
         target = folder / source.with_suffix(".o")
-        newest = max(path.stat().st_mtime for path in [source, Path("setup.py"), *PLUGINS.glob("*.h")])
+        headers = [*PLUGINS.rglob("*.h"), *(CUDA.glob("*.cuh") if "embedded" in name else [])]
+        newest = max(path.stat().st_mtime for path in [source, Path("setup.py"), *headers])
         if target.exists() and target.stat().st_mtime > newest:
             return str(target)
         return self.compiler.compile(
             [str(source)], output_dir=str(folder), extra_postargs=[*COMMON_FLAGS, *flags, *defines]
         )[0]
+
+
+def embed_sources(folder):
+    """Writes the device sources as string literals; returns the file."""
+    entries = [f'{{"{path.name}", R"MACEMD({path.read_text()})MACEMD"}},' for path in EMBEDDED]
+    text = '#include "embedded.h"\n\nconst mace_md::cuda::EmbeddedFile mace_md::cuda::kEmbeddedFiles[] = {\n'
+    text += "\n".join([*entries, "{nullptr, nullptr}};\n"])
+    target = folder / "embedded.cpp"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)
+    return target
 
 
 setup(

@@ -36,7 +36,8 @@ enum HeaderInt : int {
   kZbl,
   kScaleZbl,  // a ZBL term exists; it is multiplied by `scale`
   kIsa,       // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
-  kSections   // first of the section offsets, in the order of enum Section
+  kSections,  // first of the section offsets, in the order of enum Section
+  kFastSums = kHeaderInts - 1  // CUDA: sums of floating-point numbers in any order, rather than of fixed-point numbers
 };
 
 enum Section : int {
@@ -62,7 +63,7 @@ enum Section : int {
   kZblTypes,       // double [T][2]: covalent radius, atomic number
   kSectionCount
 };
-static_assert(kSections + 2 * kSectionCount <= kHeaderInts);  // offset and element count of each
+static_assert(kSections + 2 * kSectionCount <= kFastSums);  // offset and element count of each
 
 enum HeaderDouble : int {
   kRMax,

@@ -1,6 +1,7 @@
 // From candidates to edges at the beginning of an evaluation, and from their adjoints to forces at its end.
 #pragma once
 
+#include "convolution.h"
 #include "geometry.h"
 #include "workspace.h"
 

@@ -1,9 +1,8 @@
 // Distances, unit vectors, spherical harmonics and their gradients.
 //
 // Harmonics are those of e3nn: real, in the order and axes of e3nn, normalised so that sum_m Y_lm^2 = 2l + 1.
+// For the CPU and for CUDA; `Real` and MACE_MD_INLINE come from simd.h or cuda/device.h.
 #pragma once
-
-#include "convolution.h"
 
 namespace mace_md {
 namespace MACE_MD_TARGET {

@@ -2,9 +2,10 @@
 // units.
 #include <algorithm>
 #include <cmath>
-#include <sstream>
 #include <vector>
 
+#include "checks.h"
+#include "cuda/op.h"
 #include "state.h"
 
 namespace mace_md {
@@ -53,15 +54,6 @@ const Engine* find_engine(int64_t isa, bool single, int max_ell, int max_L) {
 // ---- checks
 // -----------------------------------------------------------------------------------------------------------------
 
-template <class... Parts>
-void require(bool condition, Parts&&... parts) {
-  if (condition) return;
-  std::ostringstream message;
-  message << "mace_md::energy_forces: ";
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
-
 void run_parallel(int n_tasks, void (*task)(int, void*), void* context) {
   struct Call {
     void (*task)(int, void*);
@@ -100,24 +92,14 @@ std::vector<double> lengths(const Tensor& tensor, const char* name, double unit)
 Blob check_blob(const Tensor& tensor) {
   require(tensor.on_cpu() && tensor.is_contiguous() && tensor.dtype() == torch_abi::dtype_uint8() && tensor.dim() == 1,
           "blob must be a contiguous 1-d uint8 tensor on the CPU");
-  const int64_t header = 8 * (kHeaderInts + kHeaderDoubles);
-  require(tensor.numel() >= header, "blob has ", tensor.numel(), " bytes, fewer than its header");
-  Blob blob(tensor.data());
-  require(blob[kMagic] == kBlobMagic, "blob is not a packed model");
-  require(blob[kVersion] == kBlobVersion, "blob has format version ", blob[kVersion], ", this library reads version ",
-          kBlobVersion, ": export the potential again");
-  require(blob[kBytes] == tensor.numel(), "blob should have ", blob[kBytes], " bytes, it has ", tensor.numel());
-  return blob;
+  return checked_blob(tensor.data(), tensor.numel());
 }
 
 void check_types(const Tensor& types, int64_t n_particles, int64_t n_types) {
   require(types.on_cpu() && types.is_contiguous() && types.dtype() == torch_abi::dtype_int32() && types.dim() == 1,
           "types must be a contiguous 1-d int32 tensor on the CPU");
   require(types.numel() == n_particles, "types has ", types.numel(), " entries for ", n_particles, " particles");
-  const int32_t* type = types.data_as<int32_t>();
-  for (int64_t i = 0; i < n_particles; ++i)
-    require(type[i] < n_types, "particle ", i, " has type ", type[i], ", but the model was packed for ", n_types,
-            " types");
+  check_type_range(types.data_as<int32_t>(), n_particles, n_types);
 }
 
 // ---- evaluation
@@ -271,19 +253,39 @@ void stages(StableValue* stack, uint64_t, uint64_t) {
   for (int i = 0; i < 6; ++i) stack[i] = reinterpret_cast<StableValue>(results[i].release());
 }
 
+// What cuda/op.h describes; on the CPU an evaluation that fails says so itself, and lists grow as they must.
+void status(StableValue* stack, uint64_t, uint64_t) {
+  Tensor state(reinterpret_cast<TensorHandle>(stack[0]));
+  const int64_t size = 6;
+  Tensor result = Tensor::empty(1, &size, torch_abi::dtype_int64());
+  std::fill(result.data_as<int64_t>(), result.data_as<int64_t>() + size, int64_t{0});
+  stack[0] = reinterpret_cast<StableValue>(result.release());
+}
+
 constexpr torch_abi::OpDefinition kOps[] = {
     {"energy_forces",
      "energy_forces(Tensor positions, Tensor? box, Tensor types, Tensor blob, Tensor(a!) state)"
      " -> (Tensor energy, Tensor forces, Tensor virial)",
-     energy_forces},
+     energy_forces, cuda::energy_forces},
     {"neighbors",
      "neighbors(Tensor positions, Tensor? box, Tensor types, Tensor blob, Tensor(a!) state)"
      " -> (Tensor edge_index, Tensor vectors, Tensor n_builds)",
-     neighbors},
+     neighbors, cuda::neighbors},
+    {"status", "status(Tensor(a!) state, bool clear) -> Tensor", status, cuda::status},
     {"stages",
      "stages(Tensor positions, Tensor? box, Tensor types, Tensor blob, Tensor(a!) state)"
      " -> (Tensor a0, Tensor h, Tensor a1, Tensor h_adjoint, Tensor a0_adjoint, Tensor node_energy)",
      stages},
+    // The code for CUDA on tensors of the CPU, where a test has put an emulation in the place of the driver.
+    {"emulated_energy_forces",
+     "emulated_energy_forces(Tensor positions, Tensor? box, Tensor types, Tensor blob, Tensor(a!) state)"
+     " -> (Tensor energy, Tensor forces, Tensor virial)",
+     cuda::emulated_energy_forces},
+    {"emulated_neighbors",
+     "emulated_neighbors(Tensor positions, Tensor? box, Tensor types, Tensor blob, Tensor(a!) state)"
+     " -> (Tensor edge_index, Tensor vectors, Tensor n_builds)",
+     cuda::emulated_neighbors},
+    {"emulated_status", "emulated_status(Tensor(a!) state, bool clear) -> Tensor", cuda::emulated_status},
 };
 
 // Loading the library registers the ops; a host without Python only has to dlopen it after libtorch.

@@ -5,8 +5,6 @@
 // components of Phi. Components are numbered by l3, then path, then m3.
 #pragma once
 
-#include "simd.h"
-
 namespace mace_md {
 namespace MACE_MD_TARGET {
 

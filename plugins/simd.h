@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "sequence.h"
+
 #if defined(__AVX512F__)
 #define MACE_MD_VECTOR_BYTES 64
 #elif defined(__AVX2__)
@@ -33,16 +35,6 @@ constexpr int kAccumulators = MACE_MD_VECTOR_BYTES == 64 ? 24 : 12;
 static MACE_MD_INLINE V load(const Real* p) { return *reinterpret_cast<const V*>(p); }
 static MACE_MD_INLINE void store(Real* p, V v) { *reinterpret_cast<V*>(p) = v; }
 static MACE_MD_INLINE V zero() { return V{}; }
-
-// 0, 1, ..., N-1 as a type (std::integer_sequence would do, but see above).
-template <int... I>
-struct Lanes {};
-template <int N, int... I>
-struct MakeLanes : MakeLanes<N - 1, N - 1, I...> {};
-template <int... I>
-struct MakeLanes<0, I...> {
-  using type = Lanes<I...>;
-};
 
 constexpr int padded(int n) { return (n + W - 1) / W * W; }
 constexpr int tiles(int n) { return (n + W - 1) / W; }

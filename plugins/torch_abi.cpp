@@ -22,11 +22,13 @@ constexpr uint64_t kInterfaceVersion = (uint64_t{2} << 56) | (uint64_t{10} << 48
   X(Status, aoti_torch_get_size, (TensorHandle, int64_t, int64_t*))                                    \
   X(Status, aoti_torch_get_dtype, (TensorHandle, int32_t*))                                            \
   X(Status, aoti_torch_get_device_type, (TensorHandle, int32_t*))                                      \
+  X(Status, aoti_torch_get_device_index, (TensorHandle, int32_t*))                                     \
   X(Status, aoti_torch_is_contiguous, (TensorHandle, bool*))                                           \
   X(Status, aoti_torch_new_tensor_handle, (TensorHandle, TensorHandle*))                               \
   X(Status, aoti_torch_empty_strided,                                                                  \
     (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TensorHandle*))               \
   X(int32_t, aoti_torch_device_type_cpu, ())                                                           \
+  X(int32_t, aoti_torch_device_type_cuda, ())                                                          \
   X(int32_t, aoti_torch_dtype_float32, ())                                                             \
   X(int32_t, aoti_torch_dtype_float64, ())                                                             \
   X(int32_t, aoti_torch_dtype_int32, ())                                                               \
@@ -73,7 +75,7 @@ Tensor::~Tensor() {
   if (handle_ != nullptr) aoti_torch_delete_tensor_object(handle_);
 }
 
-Tensor Tensor::empty(int64_t n_dims, const int64_t* sizes, int32_t dtype) {
+Tensor Tensor::empty(int64_t n_dims, const int64_t* sizes, int32_t dtype, Device device) {
   int64_t strides[8];
   int64_t stride = 1;
   for (int64_t d = n_dims - 1; d >= 0; --d) {
@@ -81,8 +83,8 @@ Tensor Tensor::empty(int64_t n_dims, const int64_t* sizes, int32_t dtype) {
     stride *= sizes[d];
   }
   TensorHandle handle = nullptr;
-  check(aoti_torch_empty_strided(n_dims, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle),
-        "empty_strided");
+  const int32_t type = device.cuda ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu();
+  check(aoti_torch_empty_strided(n_dims, sizes, strides, dtype, type, device.index, &handle), "empty_strided");
   return Tensor(handle);
 }
 
@@ -116,6 +118,19 @@ bool Tensor::on_cpu() const {
   return result == aoti_torch_device_type_cpu();
 }
 
+bool Tensor::on_cuda() const {
+  int32_t result = 0;
+  check(aoti_torch_get_device_type(handle_, &result), "get_device_type");
+  return result == aoti_torch_device_type_cuda();
+}
+
+Device Tensor::device() const {
+  Device device;
+  device.cuda = on_cuda();
+  if (device.cuda) check(aoti_torch_get_device_index(handle_, &device.index), "get_device_index");
+  return device;
+}
+
 bool Tensor::is_contiguous() const {
   bool result = false;
   check(aoti_torch_is_contiguous(handle_, &result), "is_contiguous");
@@ -129,12 +144,16 @@ void* Tensor::data() const {
 }
 
 void Tensor::resize(int64_t size) {
-  // Not aten::resize_: the storage of a tensor that torch.jit.load made cannot be resized, but it can be replaced.
   Tensor larger = Tensor::empty(1, &size, dtype());
   std::memcpy(larger.data(), data(), static_cast<size_t>(std::min(size, numel())));
+  become(std::move(larger));
+}
+
+void Tensor::become(Tensor other) {
+  // Not aten::resize_: the storage of a tensor that torch.jit.load made cannot be resized, but it can be replaced.
   TensorHandle self = nullptr;
   check(aoti_torch_new_tensor_handle(handle_, &self), "new_tensor_handle");
-  StableValue stack[2] = {as_value(self), as_value(larger.release())};  // the call owns them
+  StableValue stack[2] = {as_value(self), as_value(other.release())};  // the call owns them
   check(torch_call_dispatcher("aten::set_", "source_Tensor", stack, kInterfaceVersion), "set_");
   Tensor result(reinterpret_cast<TensorHandle>(stack[0]));
 }
@@ -161,15 +180,31 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, ParallelBody body, 
   check(torch_parallel_for(begin, end, grain, body, context), "parallel_for");
 }
 
+void* current_stream(int32_t device) {
+  using Function = Status (*)(int32_t, void**);
+  static const Function function = [] {
+    void* torch = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return reinterpret_cast<Function>(dlsym(torch == nullptr ? RTLD_DEFAULT : torch, "aoti_torch_get_current_cuda_stream"));
+  }();
+  if (function == nullptr) throw std::runtime_error("mace_md: this torch was built without CUDA");
+  void* stream = nullptr;
+  check(function(device, &stream), "get_current_cuda_stream");
+  return stream;
+}
+
 void register_ops(const char* library, const OpDefinition* ops, int n_ops) {
-  // Both handles are kept for ever: deleting them would take the ops back.
+  // The handles are kept for ever: deleting them would take the ops back.
   Library definitions = nullptr;
-  Library kernels = nullptr;
+  Library cpu = nullptr;
+  Library cuda = nullptr;
   check(aoti_torch_library_init_fragment(library, __FILE__, __LINE__, &definitions), "library_init_fragment");
-  check(aoti_torch_library_init_impl(library, "CPU", __FILE__, __LINE__, &kernels), "library_init_impl");
+  check(aoti_torch_library_init_impl(library, "CPU", __FILE__, __LINE__, &cpu), "library_init_impl");
+  check(aoti_torch_library_init_impl(library, "CUDA", __FILE__, __LINE__, &cuda), "library_init_impl");
   for (int i = 0; i < n_ops; ++i) {
     check(aoti_torch_library_def(definitions, ops[i].schema), ops[i].name);
-    check(torch_library_impl(kernels, ops[i].name, ops[i].kernel, kInterfaceVersion), ops[i].name);
+    check(torch_library_impl(cpu, ops[i].name, ops[i].cpu, kInterfaceVersion), ops[i].name);
+    if (ops[i].cuda != nullptr)
+      check(torch_library_impl(cuda, ops[i].name, ops[i].cuda, kInterfaceVersion), ops[i].name);
   }
 }
 

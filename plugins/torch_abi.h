@@ -18,6 +18,11 @@ using StableValue = uint64_t;  // one argument or result on the boxed stack
 // Resolves every symbol; throws std::runtime_error naming the first one that this torch does not have.
 void resolve();
 
+struct Device {
+  bool cuda = false;
+  int32_t index = 0;
+};
+
 // A tensor argument or a new tensor. Owns one reference.
 class Tensor {
  public:
@@ -27,14 +32,16 @@ class Tensor {
   Tensor& operator=(const Tensor&) = delete;
   ~Tensor();
 
-  // A new CPU tensor with uninitialised contents.
-  static Tensor empty(int64_t n_dims, const int64_t* sizes, int32_t dtype);
+  // A new tensor with uninitialised contents.
+  static Tensor empty(int64_t n_dims, const int64_t* sizes, int32_t dtype, Device device = {});
 
   int64_t dim() const;
   int64_t numel() const;
   int64_t size(int64_t dimension) const;
   int32_t dtype() const;
   bool on_cpu() const;
+  bool on_cuda() const;
+  Device device() const;
   bool is_contiguous() const;
   void* data() const;
   template <class T>
@@ -42,8 +49,10 @@ class Tensor {
     return static_cast<T*>(data());
   }
 
-  // Gives a 1-d tensor of bytes another size in place; contents up to the smaller size are kept.
+  // Gives a 1-d tensor on the CPU another size in place; contents up to the smaller size are kept.
   void resize(int64_t size);
+  // Makes this tensor one with the storage and shape of another.
+  void become(Tensor other);
   TensorHandle release();
 
  private:
@@ -61,13 +70,17 @@ int thread_count();
 using ParallelBody = void (*)(int64_t begin, int64_t end, void* context);
 void parallel_for(int64_t begin, int64_t end, int64_t grain, ParallelBody body, void* context);
 
+// The stream on which torch queues work for a CUDA device.
+void* current_stream(int32_t device);
+
 using Kernel = void (*)(StableValue* stack, uint64_t n_arguments, uint64_t n_results);
 struct OpDefinition {
   const char* name;
   const char* schema;
-  Kernel kernel;
+  Kernel cpu;
+  Kernel cuda = nullptr;
 };
-// Defines the ops in namespace `library` and gives each its CPU kernel. The registration lives as long as the process.
+// Defines the ops in namespace `library` and gives each its kernels. The registration lives as long as the process.
 void register_ops(const char* library, const OpDefinition* ops, int n_ops);
 
 // Takes the value of an optional tensor argument off the stack: a handle, or null.

@@ -1,5 +1,6 @@
 """An ASE calculator of a MACE model: total energy, forces and stress in ASE's units (eV, eV/A, eV/A^3)."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +72,20 @@ class MACECalculator(Calculator):
         numbers, periodic = self.atoms.numbers.tolist(), bool(self.atoms.pbc.any())
         if self._bound_to != (numbers, periodic):
             self._native = None
-            if self.kernels != "reference" and self.device == "cpu":
-                potential, _ = make_potential(self.model, numbers, periodic=periodic, kernels=self.kernels)
-                self._native = potential if isinstance(potential, NativePotential) else None
+            if self.kernels == "native" or (self.kernels == "auto" and self.device == "cpu"):
+                model = self.model if self.device == "cpu" else copy.deepcopy(self.model).cpu()
+                potential, _ = make_potential(model, numbers, periodic=periodic, kernels=self.kernels)
+                self._native = potential.to(self.device) if isinstance(potential, NativePotential) else None
             self._bound_to = (numbers, periodic)
         return self._native
 
     def _evaluate_native(self, native: NativePotential) -> None:
-        positions = torch.as_tensor(self.atoms.positions, dtype=torch.float64) / NM_TO_ANGSTROM
-        cell = None
-        if native.periodic:
-            cell = torch.as_tensor(_cell_for_list(self.atoms), dtype=torch.float64) / NM_TO_ANGSTROM
-        energy, forces, virial = energy_forces(positions, cell, native.types, native.blob, native.state)
+        def length(values: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(values, dtype=torch.float64, device=self.device) / NM_TO_ANGSTROM
+
+        cell = length(_cell_for_list(self.atoms)) if native.periodic else None
+        results = energy_forces(length(self.atoms.positions), cell, native.types, native.blob, native.state)
+        energy, forces, virial = (result.cpu() for result in results)
         total = float(energy) / EV_TO_KJ_MOL + isolated_energy(self.model, self.atoms.numbers.tolist())
         self.results = {
             "energy": total,

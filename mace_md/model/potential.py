@@ -129,7 +129,8 @@ class Potential(nn.Module):
 
 
 class NativePotential(nn.Module):
-    """What `Potential` is, by the native op: folded model, neighbour list and forces in one call, on the CPU."""
+    """What `Potential` is, by the native op: folded model, neighbour list and forces in one call, on the CPU or, after
+    `.to("cuda")`, on an NVIDIA GPU, for which the kernels are compiled at the first call."""
 
     def __init__(
         self,
@@ -193,15 +194,16 @@ def make_potential(
     """A scriptable potential, and which kernels it uses. `model` is copied.
 
     kernels: "reference" (`Potential`, PyTorch, of the folded model where there is one), "native" (`NativePotential`,
-    InputError when it cannot), or "auto": native where it can, on machines without a GPU. This function is the only
-    place where that is decided.
+    InputError when it cannot), or "auto": native where it can, on machines without a GPU. On a GPU "native" is a
+    choice that the user makes, since those kernels have only run in an emulation (docs/decisions has the page). This
+    function is the only place where that is decided.
     """
     if kernels not in ("auto", "native", "reference"):
         raise InputError(f"kernels is 'auto', 'native' or 'reference', not {kernels!r}")
     indices = checked_atoms(atoms, len(atomic_numbers))
     model = _for_elements(model, [atomic_numbers[i] for i in indices])
     if kernels == "auto" and torch.cuda.is_available():
-        choice = KernelChoice("reference", "the native kernels are for CPUs, and there is a GPU")
+        choice = KernelChoice("reference", "the native kernels are not yet proven on a GPU: ask for them")
     elif kernels == "reference":
         choice = KernelChoice("reference", "asked for")
     else:

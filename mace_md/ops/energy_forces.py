@@ -7,7 +7,7 @@ and oracle is `mace_md.model.folded.FoldedMACE`.
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -45,6 +45,40 @@ def new_state() -> Tensor:
     return torch.zeros(1, dtype=torch.uint8)
 
 
+class DeviceStatus(NamedTuple):
+    """What a state on a GPU says of itself; all zero for a state that holds nothing, or on the CPU."""
+
+    problems: int  # bits of `PROBLEMS`, of all steps since they were cleared
+    n_candidates: int  # pairs within r_max + skin at the last build of the list
+    capacity: int  # pairs that there is room for
+    n_builds: int
+    n_edges: int  # pairs within r_max at the last step
+    list_valid: int
+
+
+# Bits of DeviceStatus.problems (plugins/cuda/arguments.h).
+PROBLEMS = {
+    1: "the neighbour list outgrew its room",
+    2: "positions were not finite",
+    4: "the box was not finite",
+    8: "the box vectors did not span a volume",
+    16: "the model was exchanged",
+    32: "the types were changed",
+    64: "a force was out of range",
+    128: "the energy was not finite",
+}
+
+
+def device_status(state: Tensor, clear: bool = False) -> DeviceStatus:
+    """What happened to a state on a GPU, as far as the host could not see it: in the replays of a CUDA graph.
+
+    There a problem makes energy, forces and virial of the step NaN. Evaluate the module once outside the graph: that
+    raises the error, or makes room for a longer list (the state's storage is then a new one: capture again). `clear`
+    forgets the problems. Waits for the GPU.
+    """
+    return DeviceStatus(*torch.ops.mace_md.status(state, clear).tolist())
+
+
 def energy_forces(
     positions: Tensor, box: Optional[Tensor], types: Tensor, blob: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,7 +86,8 @@ def energy_forces(
 
     Parameters
     ----------
-    positions : [n_particles, 3], nm, float32 or float64, on the CPU; wrapped or not.
+    positions : [n_particles, 3], nm, float32 or float64, on the CPU or an NVIDIA GPU; wrapped or not. The others are
+        on the same device.
     box : [3, 3], rows, nm, for periodic systems of any shape; smaller than the cutoff is fine.
     types : [n_particles] int32, index into the elements of the packed model; -1 for particles that are not part of it.
     blob : the model, from `mace_md.ops.packing.pack`; its precision is that of the kernels.

@@ -10,7 +10,7 @@ from mace_md.errors import InputError
 from mace_md.model.build import build_model
 from mace_md.model.folded import fold
 from mace_md.model.hyperparameters import ModelConfig
-from mace_md.ops.energy_forces import LIBRARY, energy_forces, load_library, new_state
+from mace_md.ops.energy_forces import LIBRARY, DeviceStatus, energy_forces, load_library, new_state
 from mace_md.ops.packing import pack
 from mace_md.units import EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
@@ -79,24 +79,36 @@ def packed(folded, dtype, skin, instruction_set):
 
 
 class Native:
-    """The op for one packed model, in eV and A."""
+    """The op for one packed model, in eV and A. engine: as the fixture of that name (conftest.py)."""
 
-    def __init__(self, model, dtype=torch.float64, instruction_set="auto", skin=0.5):
+    def __init__(self, model, dtype=torch.float64, instruction_set="auto", skin=0.5, engine="cpu"):
         load_library()
+        self.engine = engine
+        self.device = "cuda" if engine == "cuda" else "cpu"
         self.folded = fold(model)
         self.numbers = self.folded.atomic_numbers.tolist()
-        self.blob = packed(self.folded, dtype, skin, instruction_set)
-        self.state = new_state()
+        self.blob = packed(self.folded, dtype, skin, instruction_set).to(self.device)
+        self.state = new_state().to(self.device)
+        self._types = {}  # one tensor for the same atoms, as a module has it
 
     def arguments(self, atoms):
         """positions, box, types, blob, state"""
         positions = torch.tensor(atoms.positions / NM_TO_ANGSTROM)
         box = torch.tensor(np.array(atoms.cell) / NM_TO_ANGSTROM) if atoms.pbc.any() else None
-        types = torch.tensor([self.numbers.index(z) for z in atoms.numbers], dtype=torch.int32)
-        return positions, box, types, self.blob, self.state
+        numbers = tuple(atoms.numbers)
+        if numbers not in self._types:
+            types = torch.tensor([self.numbers.index(z) for z in numbers], dtype=torch.int32)
+            self._types[numbers] = types.to(self.device)
+        box = box.to(self.device) if box is not None else None
+        return positions.to(self.device), box, self._types[numbers], self.blob, self.state
+
+    def raw(self, *arguments):
+        """The op as the caller's arguments have it: energy, forces, virial in kJ/mol and nm."""
+        op = torch.ops.mace_md.emulated_energy_forces if self.engine == "emulated" else energy_forces
+        return op(*arguments)
 
     def __call__(self, atoms):
-        energy, forces, virial = energy_forces(*self.arguments(atoms))
+        energy, forces, virial = (result.cpu() for result in self.raw(*self.arguments(atoms)))
         return (
             float(energy) / EV_TO_KJ_MOL,
             forces.numpy() / (EV_TO_KJ_MOL * NM_TO_ANGSTROM),
@@ -105,8 +117,16 @@ class Native:
 
     def neighbors(self, atoms):
         """(i receiver, j sender, vectors) of the edges in use, sorted; and how often the list was built."""
-        index, vectors, builds = torch.ops.mace_md.neighbors(*self.arguments(atoms))
+        ops = torch.ops.mace_md
+        op = ops.emulated_neighbors if self.engine == "emulated" else ops.neighbors
+        index, vectors, builds = op(*self.arguments(atoms))
         return index, vectors, int(builds)
+
+    def status(self, clear=False):
+        """What `DeviceStatus` of energy_forces.py has."""
+        ops = torch.ops.mace_md
+        op = ops.emulated_status if self.engine == "emulated" else ops.status
+        return DeviceStatus(*op(self.state, clear).tolist())
 
 
 def edges_of(atoms, r_max):

@@ -30,11 +30,11 @@ def assert_same_edges(native, atoms):
     [None, TRICLINIC, np.eye(3) * 12.0, np.diag([2.1, 30.0, 9.0]), [[6, 0, 0], [-2.9, 5, 0], [2.8, -2.4, 7]]],
     ids=["free", "triclinic", "cubic", "flat", "skewed"],
 )
-def test_list_through_a_random_walk(cell):
+def test_list_through_a_random_walk(cell, engine):
     rng = np.random.default_rng(0)
     n_atoms = 40 if cell is not None and np.linalg.det(cell) > 600 else 10
     native, atoms = (
-        Native(make_model(**MODEL)),
+        Native(make_model(**MODEL), engine=engine),
         random_atoms(n_atoms, cell=None if cell is None else np.array(cell, float)),
     )
     builds = 0
@@ -46,9 +46,9 @@ def test_list_through_a_random_walk(cell):
     assert 1 < builds < 20  # it is rebuilt when it must be, and reused otherwise
 
 
-def test_list_survives_a_barostat():
+def test_list_survives_a_barostat(engine):
     rng = np.random.default_rng(1)
-    native, atoms = Native(make_model(**MODEL)), random_atoms(40, cell=np.eye(3) * 12.0)
+    native, atoms = Native(make_model(**MODEL), engine=engine), random_atoms(40, cell=np.eye(3) * 12.0)
     for _ in range(40):
         builds = assert_same_edges(native, atoms)
         scale = 1 + rng.normal(scale=0.004)
@@ -58,8 +58,8 @@ def test_list_survives_a_barostat():
     assert_same_edges(native, atoms)
 
 
-def test_one_atom_that_jumps_rebuilds():
-    native, atoms = Native(make_model(**MODEL)), random_atoms(40, cell=np.eye(3) * 12.0)
+def test_one_atom_that_jumps_rebuilds(engine):
+    native, atoms = Native(make_model(**MODEL), engine=engine), random_atoms(40, cell=np.eye(3) * 12.0)
     first = assert_same_edges(native, atoms)
     atoms.positions[7] += [0.2, 0.1, 0.0]  # 2 * 0.224 A < skin
     assert assert_same_edges(native, atoms) == first
@@ -67,8 +67,8 @@ def test_one_atom_that_jumps_rebuilds():
     assert assert_same_edges(native, atoms) == first + 1
 
 
-def test_atoms_in_a_huge_volume():
-    native = Native(make_model(**MODEL))
+def test_atoms_in_a_huge_volume(engine):
+    native = Native(make_model(**MODEL), engine=engine)
     atoms = Atoms("CO", positions=[[0, 0, 0], [3e4, 3e4, 3e4]]) + random_atoms(5)
     assert_same_edges(native, atoms)
     assert_same_edges(native, Atoms("CO", positions=[[0, 0, 0], [0, 0, 1.1]], cell=np.eye(3) * 3e4, pbc=True))

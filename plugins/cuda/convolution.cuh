@@ -1,0 +1,325 @@
+// The two convolutions over neighbours, forward and reverse: a block is a receiver, a thread a channel.
+//
+// Forward keeps its sums in registers through the loop over edges; reverse keeps the adjoints of these sums in registers
+// and scatters the adjoint of the sender's features. The rows (path, m1, m2) of the second layer are divided into groups
+// of paths that fit the registers, one group a block. Clebsch-Gordan coefficients are applied once an atom.
+#pragma once
+
+#include "couplings.h"  // generated: Coupling<path>
+#include "edges.cuh"
+#include "paths.h"
+
+namespace mace_md {
+namespace MACE_MD_TARGET {
+
+#ifndef MACE_MD_GROUP_ROWS
+#define MACE_MD_GROUP_ROWS 40  // rows that a thread keeps in registers
+#endif
+
+using Table = PathTable<kEll, kL>;
+constexpr int kPaths = Table::value.count, kComponents = Table::value.components;
+
+constexpr int group_count() {
+  int n = 0;
+  for (int first = 0; first < kPaths; first = Table::value.group_end(first, MACE_MD_GROUP_ROWS)) ++n;
+  return n;
+}
+constexpr int kGroups = group_count();
+constexpr int kSums = kA + 1;  // of an edge: dE/dY, then dE/dr
+constexpr int kChunk = 16;     // edges whose sums over channels are combined at once
+
+// The value of a radial function; c: its first row at this channel, STRIDE from row to row.
+template <int STRIDE>
+static MACE_MD_INLINE Real radial(const Real* c, const Real* w) {
+  Real value = w[0] * c[0];
+  MACE_MD_UNROLL
+  for (int k = 1; k < kSupport; ++k) value += w[k] * c[k * STRIDE];
+  return value;
+}
+
+// The derivative is in units of the knot spacing.
+template <int STRIDE>
+static MACE_MD_INLINE Real radial(const Real* c, const Real* w, const Real* dw, Real& derivative) {
+  Real row = c[0], value = w[0] * row;
+  derivative = dw[0] * row;
+  MACE_MD_UNROLL
+  for (int k = 1; k < kSupport; ++k) {
+    row = c[k * STRIDE];
+    value += w[k] * row;
+    derivative += dw[k] * row;
+  }
+  return value;
+}
+
+// ---- sums over channels
+
+// One level: of 2 * HALF numbers a lane keeps half and sends the others to its partner.
+template <int HALF>
+static MACE_MD_INLINE void halve(Real* v) {
+  const bool upper = (threadIdx.x & (2 * HALF)) != 0;
+  MACE_MD_UNROLL
+  for (int k = 0; k < HALF; ++k) {
+    const Real kept = upper ? v[k + HALF] : v[k], sent = upper ? v[k] : v[k + HALF];
+    v[k] = kept + __shfl_xor_sync(kAllLanes, sent, 2 * HALF);
+  }
+  if constexpr (HALF > 1) halve<HALF / 2>(v);
+}
+
+// Sums over the warp of 16 numbers of every lane: lane i gets that of number i / 2. Overwrites v.
+static MACE_MD_INLINE Real transposing_sum(Real* v) {
+  halve<8>(v);
+  return v[0] + __shfl_xor_sync(kAllLanes, v[0], 1);
+}
+
+// One edge: q[16] (zero from kA on) and the derivative of this thread's channel, summed over the warp into `partial`.
+static MACE_MD_INLINE void sum_channels(Real* q, Real derivative, Real* partial) {
+  const Real sum = transposing_sum(q);
+  derivative = warp_sum(derivative);
+  if (lane() % 2 == 0 && lane() / 2 < kA) partial[lane() / 2] = sum;
+  if (lane() == 0) partial[kA] = derivative;
+}
+
+// The partial sums [warps][kChunk][kSums] of n edges, added over the warps, to `out` [n][kSums]. The whole block.
+static MACE_MD_INLINE void combine_warps(const Real* partial, int n, Real* out) {
+  __syncthreads();
+  for (int k = threadIdx.x; k < n * kSums; k += blockDim.x) {
+    Real sum = 0;
+    for (int warp = 0; warp < static_cast<int>(blockDim.x) / kWarp; ++warp) sum += partial[warp * kChunk * kSums + k];
+    out[k] = sum;
+  }
+  __syncthreads();
+}
+
+// ---- layer 1: A0[lm] = sum_j R_l Y_lm
+
+MACE_MD_KERNEL(conv1_forward, kThreadsA) {
+  const int i = blockIdx.x, c = static_cast<int>(threadIdx.x) < C ? threadIdx.x : 0;
+  const Edge* edges = edges_of(s) + s.candidate_start[i];
+  const int n = s.n_edges[i];
+  Real a[kA] = {};
+  for (int e = 0; e < n; ++e) {
+    const Edge edge = edges[e];
+    const Real* table = s.table0 + static_cast<long long>(edge.row0) * (kEll + 1) * C + c;
+    MACE_MD_UNROLL
+    for (int l = 0; l <= kEll; ++l) {
+      const Real r = radial<(kEll + 1) * C>(table + l * C, edge.w);
+      MACE_MD_UNROLL
+      for (int m = l * l; m < (l + 1) * (l + 1); ++m) a[m] += r * edge.y[m];
+    }
+  }
+  if (static_cast<int>(threadIdx.x) >= C) return;
+  const Real scale = s.scale0[i];
+  MACE_MD_UNROLL
+  for (int m = 0; m < kA; ++m) s.a0[(static_cast<long long>(i) * kA + m) * C + c] = a[m] * scale;
+}
+
+MACE_MD_KERNEL(conv1_reverse, kThreadsA) {
+  __shared__ Real partial[kThreadsA / kWarp * kChunk * kSums];
+  const int i = blockIdx.x;
+  const bool active = static_cast<int>(threadIdx.x) < C;
+  const int c = active ? threadIdx.x : 0;
+  const Edge* edges = edges_of(s) + s.candidate_start[i];
+  Real* out = s.sums + (kGroups * s.capacity + s.candidate_start[i]) * kSums;
+  const int n = s.n_edges[i];
+  const Real scale = active ? s.scale0[i] : Real(0);
+  Real g[kA];
+  MACE_MD_UNROLL
+  for (int m = 0; m < kA; ++m) g[m] = s.a_adjoint[(static_cast<long long>(i) * kA + m) * C + c] * scale;
+  for (int first = 0; first < n; first += kChunk) {
+    const int size = n - first < kChunk ? n - first : kChunk;
+    for (int e = 0; e < size; ++e) {
+      const Edge edge = edges[first + e];
+      const Real* table = s.table0 + static_cast<long long>(edge.row0) * (kEll + 1) * C + c;
+      Real q[16] = {}, derivative = 0;
+      MACE_MD_UNROLL
+      for (int l = 0; l <= kEll; ++l) {
+        Real d, p = 0;
+        const Real r = radial<(kEll + 1) * C>(table + l * C, edge.w, edge.dw, d);
+        MACE_MD_UNROLL
+        for (int m = l * l; m < (l + 1) * (l + 1); ++m) {
+          p += g[m] * edge.y[m];
+          q[m] = r * g[m];
+        }
+        derivative += d * p;
+      }
+      sum_channels(q, derivative, partial + (threadIdx.x / kWarp * kChunk + e) * kSums);
+    }
+    combine_warps(partial, size, out + first * kSums);
+  }
+}
+
+// ---- layer 2: rows[path, m1, m2] = sum_j R_path Y_l1m1 H_l2m2
+
+// One group of paths, FIRST to END.
+template <int FIRST, int END>
+struct Group {
+  static constexpr int kFirstRow = Table::value.path[FIRST].row;
+  static constexpr int kGroupRows = (END < kPaths ? Table::value.path[END < kPaths ? END : 0].row : Table::value.rows) -
+                                    kFirstRow;
+  // paths are ordered by l2: the components of H that the group reads are [kFirstH, kEndH)
+  static constexpr int kL2First = Table::value.path[FIRST].l2, kL2Last = Table::value.path[END - 1].l2;
+  static constexpr int kFirstH = kL2First * kL2First, kEndH = (kL2Last + 1) * (kL2Last + 1);
+  static constexpr int kNumH = kEndH - kFirstH;
+  using Index = typename MakeLanes<END - FIRST>::type;
+
+  template <int P>
+  static MACE_MD_INLINE void forward_path(const Real* table, const Edge& edge, const Real* h, Real* rows) {
+    constexpr Path path = Table::value.path[P];
+    constexpr int kN1 = 2 * path.l1 + 1, kN2 = 2 * path.l2 + 1, kRow = path.row - kFirstRow;
+    const Real r = radial<kPaths * C2>(table + P * C2, edge.w);
+    Real a[kN2];
+    MACE_MD_UNROLL
+    for (int m2 = 0; m2 < kN2; ++m2) a[m2] = r * h[path.l2 * path.l2 - kFirstH + m2];
+    MACE_MD_UNROLL
+    for (int m1 = 0; m1 < kN1; ++m1) {
+      MACE_MD_UNROLL
+      for (int m2 = 0; m2 < kN2; ++m2) rows[kRow + m1 * kN2 + m2] += a[m2] * edge.y[path.l1 * path.l1 + m1];
+    }
+  }
+
+  template <int P>
+  static MACE_MD_INLINE Real* phi_of(const Arguments& s, int i, int c) {
+    return s.phi + (static_cast<long long>(i) * kComponents + Table::value.path[P].component) * C2 + c;
+  }
+
+  template <int P>
+  static MACE_MD_INLINE void couple(const Arguments& s, int i, int c, Real scale, const Real* rows) {
+    constexpr Path path = Table::value.path[P];
+    constexpr int kN3 = 2 * path.l3 + 1, kRow = path.row - kFirstRow;
+    Real phi[kN3];
+    Coupling<P>::forward(rows + kRow, phi);
+    Real* out = phi_of<P>(s, i, c);
+    MACE_MD_UNROLL
+    for (int m = 0; m < kN3; ++m) out[m * C2] = phi[m] * scale;
+  }
+
+  static MACE_MD_INLINE void load_features(const Arguments& s, int atom, int c, Real* h) {
+    MACE_MD_UNROLL
+    for (int m = 0; m < kNumH; ++m) h[m] = s.h[(static_cast<long long>(atom) * kH + kFirstH + m) * C2 + c];
+  }
+
+  template <int... P>
+  static MACE_MD_INLINE void forward(const Arguments& s, int i, int c, bool active, Lanes<P...>) {
+    const Edge* edges = edges_of(s) + s.candidate_start[i];
+    const int n = s.n_edges[i];
+    Real rows[kGroupRows] = {};
+    for (int e = 0; e < n; ++e) {
+      const Edge edge = edges[e];
+      const Real* table = s.table1 + static_cast<long long>(edge.row1) * kPaths * C2 + c;
+      Real h[kNumH];
+      load_features(s, edge.atom, c, h);
+      (forward_path<FIRST + P>(table, edge, h, rows), ...);
+    }
+    if (active) (couple<FIRST + P>(s, i, c, s.scale1[i], rows), ...);
+  }
+
+  template <int P>
+  static MACE_MD_INLINE void couple_reverse(const Arguments& s, int i, int c, Real scale, Real* rows) {
+    constexpr Path path = Table::value.path[P];
+    constexpr int kN3 = 2 * path.l3 + 1, kRow = path.row - kFirstRow;
+    Real phi[kN3];
+    const Real* from = phi_of<P>(s, i, c);
+    MACE_MD_UNROLL
+    for (int m = 0; m < kN3; ++m) phi[m] = from[m * C2] * scale;
+    Coupling<P>::reverse(phi, rows + kRow);
+  }
+
+  template <int P>
+  static MACE_MD_INLINE void reverse_path(const Real* table, const Edge& edge, const Real* h, const Real* g,
+                                          Real* h_adjoint, Real* q, Real& derivative) {
+    constexpr Path path = Table::value.path[P];
+    constexpr int kN1 = 2 * path.l1 + 1, kN2 = 2 * path.l2 + 1, kRow = path.row - kFirstRow;
+    constexpr int kFirst = path.l2 * path.l2 - kFirstH;
+    Real d, p[kN2], a[kN2];
+    const Real r = radial<kPaths * C2>(table + P * C2, edge.w, edge.dw, d);
+    MACE_MD_UNROLL
+    for (int m2 = 0; m2 < kN2; ++m2) {
+      a[m2] = r * h[kFirst + m2];
+      p[m2] = 0;
+    }
+    MACE_MD_UNROLL
+    for (int m1 = 0; m1 < kN1; ++m1) {
+      const int lm = path.l1 * path.l1 + m1;
+      MACE_MD_UNROLL
+      for (int m2 = 0; m2 < kN2; ++m2) {
+        const Real adjoint = g[kRow + m1 * kN2 + m2];
+        p[m2] += adjoint * edge.y[lm];
+        q[lm] += a[m2] * adjoint;
+      }
+    }
+    Real sum = 0;
+    MACE_MD_UNROLL
+    for (int m2 = 0; m2 < kN2; ++m2) {
+      h_adjoint[kFirst + m2] += r * p[m2];
+      sum += h[kFirst + m2] * p[m2];
+    }
+    derivative += d * sum;
+  }
+
+  static MACE_MD_INLINE void scatter(const Arguments& s, int atom, int c, const Real* h_adjoint) {
+    MACE_MD_UNROLL
+    for (int m = 0; m < kNumH; ++m) {
+      const long long at = (static_cast<long long>(atom) * kH + kFirstH + m) * C2 + c;
+      if constexpr (MACE_MD_DETERMINISTIC != 0)
+        fixed_add(s, static_cast<long long*>(s.h_adjoint) + at, h_adjoint[m]);
+      else
+        atomicAdd(static_cast<Real*>(s.h_adjoint) + at, h_adjoint[m]);
+    }
+  }
+
+  template <int... P>
+  static MACE_MD_INLINE void reverse(const Arguments& s, int group, int i, int c, bool active, Real* partial,
+                                     Lanes<P...>) {
+    const Edge* edges = edges_of(s) + s.candidate_start[i];
+    Real* out = s.sums + (group * s.capacity + s.candidate_start[i]) * kSums;
+    const int n = s.n_edges[i];
+    Real g[kGroupRows];
+    (couple_reverse<FIRST + P>(s, i, c, active ? s.scale1[i] : Real(0), g), ...);
+    for (int first = 0; first < n; first += kChunk) {
+      const int size = n - first < kChunk ? n - first : kChunk;
+      for (int e = 0; e < size; ++e) {
+        const Edge edge = edges[first + e];
+        const Real* table = s.table1 + static_cast<long long>(edge.row1) * kPaths * C2 + c;
+        Real h[kNumH], h_adjoint[kNumH] = {}, q[16] = {}, derivative = 0;
+        load_features(s, edge.atom, c, h);
+        (reverse_path<FIRST + P>(table, edge, h, g, h_adjoint, q, derivative), ...);
+        if (active) scatter(s, edge.atom, c, h_adjoint);
+        sum_channels(q, derivative, partial + (threadIdx.x / kWarp * kChunk + e) * kSums);
+      }
+      combine_warps(partial, size, out + first * kSums);
+    }
+  }
+};
+
+// Calls body(Group, its index) for the group of this block.
+template <int FIRST, int INDEX, class Body>
+static MACE_MD_INLINE void in_group(int group, Body&& body) {
+  if constexpr (FIRST < kPaths) {
+    constexpr int kEnd = Table::value.group_end(FIRST, MACE_MD_GROUP_ROWS);
+    if (group == INDEX)
+      body(Group<FIRST, kEnd>());
+    else
+      in_group<kEnd, INDEX + 1>(group, body);
+  }
+}
+
+MACE_MD_KERNEL(conv2_forward, kThreadsH) {
+  const bool active = static_cast<int>(threadIdx.x) < C2;
+  in_group<0, 0>(blockIdx.y, [&](auto group) {
+    using G = decltype(group);
+    G::forward(s, blockIdx.x, active ? threadIdx.x : 0, active, typename G::Index());
+  });
+}
+
+MACE_MD_KERNEL(conv2_reverse, kThreadsH) {
+  __shared__ Real partial[kThreadsH / kWarp * kChunk * kSums];
+  const bool active = static_cast<int>(threadIdx.x) < C2;
+  Real* scratch = partial;
+  in_group<0, 0>(blockIdx.y, [&](auto group) {
+    using G = decltype(group);
+    G::reverse(s, blockIdx.y, blockIdx.x, active ? threadIdx.x : 0, active, scratch, typename G::Index());
+  });
+}
+
+}  // namespace MACE_MD_TARGET
+}  // namespace mace_md

@@ -1,0 +1,94 @@
+// The language of the kernels: CUDA, or (MACE_MD_EMULATION, in the tests) C++ in which every CUDA thread is a fibre.
+//
+// Sources are compiled for one model. Defined before: MACE_MD_REAL, MACE_MD_ELL, MACE_MD_L, MACE_MD_CHANNELS,
+// MACE_MD_CONV_CHANNELS, MACE_MD_TYPES, MACE_MD_ROWS, MACE_MD_WEIGHTS0/1, MACE_MD_MLP, MACE_MD_GATE and the flags
+// MACE_MD_BY_SENDER0, MACE_MD_BY_PAIR1, MACE_MD_MIX_BY_TYPE, MACE_MD_DENSITY0/1, MACE_MD_ZBL, MACE_MD_SCALE_ZBL,
+// MACE_MD_DETERMINISTIC (program.cpp).
+#pragma once
+
+#define MACE_MD_TARGET device
+
+#ifdef MACE_MD_EMULATION
+#include "emulation.h"
+#define MACE_MD_INLINE inline
+#define MACE_MD_UNROLL
+#define MACE_MD_ENTRY(name, threads, condition)                                                           \
+  static void name##_body(const Arguments& s);                                                            \
+  extern "C" __attribute__((visibility("default"))) void name(const void* arguments) {                    \
+    const Arguments& s = *static_cast<const Arguments*>(arguments);                                       \
+    if (condition) name##_body(s);                                                                        \
+  }                                                                                                       \
+  static void name##_body(const Arguments& s)
+#else
+#define MACE_MD_INLINE __device__ __forceinline__
+#define MACE_MD_UNROLL _Pragma("unroll")
+#define MACE_MD_ENTRY(name, threads, condition)                                                           \
+  static MACE_MD_INLINE void name##_body(const Arguments& s);                                             \
+  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments s) {       \
+    if (condition) name##_body(s);                                                                        \
+  }                                                                                                       \
+  static MACE_MD_INLINE void name##_body(const Arguments& s)
+#endif
+
+// A kernel, and one that does nothing when the memory that it got is not the state that the arguments describe.
+#define MACE_MD_ANY_KERNEL(name, threads) MACE_MD_ENTRY(name, threads, true)
+#define MACE_MD_KERNEL(name, threads) MACE_MD_ENTRY(name, threads, is_own_state(s))
+
+#include "arguments.h"
+#include "sequence.h"
+
+namespace mace_md {
+namespace MACE_MD_TARGET {
+
+using Real = MACE_MD_REAL;
+using Arguments = ArgumentsOf<Real>;
+
+constexpr int kEll = MACE_MD_ELL, kL = MACE_MD_L, kA = (kEll + 1) * (kEll + 1), kH = (kL + 1) * (kL + 1);
+constexpr int C = MACE_MD_CHANNELS, C2 = MACE_MD_CONV_CHANNELS;  // channels of the products, of the second convolution
+constexpr int kMlp = MACE_MD_MLP, kTypes = MACE_MD_TYPES, kRows = MACE_MD_ROWS;
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int warps(int threads) { return (threads + kWarp - 1) / kWarp; }
+constexpr int kThreadsA = warps(C) * kWarp, kThreadsH = warps(C2) * kWarp;  // one thread a channel, in whole warps
+
+static MACE_MD_INLINE bool is_own_state(const Arguments& s) { return s.header->id == s.id; }
+
+static MACE_MD_INLINE int lane() { return threadIdx.x % kWarp; }
+
+// The same total in every lane, added in the same order always.
+template <class T>
+static MACE_MD_INLINE T warp_sum(T value) {
+  MACE_MD_UNROLL
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kAllLanes, value, offset);
+  return value;
+}
+
+// Sum over the threads of a block, in thread 0. scratch: one number a warp.
+static MACE_MD_INLINE double block_sum(double value, double* scratch) {
+  value = warp_sum(value);
+  if (lane() == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  double total = 0;
+  if (threadIdx.x == 0)
+    for (int warp = 0; warp < static_cast<int>(blockDim.x) / kWarp; ++warp) total += scratch[warp];
+  __syncthreads();
+  return total;
+}
+
+static MACE_MD_INLINE void raise(const Arguments& s, long long status) {
+  atomicOr(reinterpret_cast<unsigned long long*>(&s.header->step_status), static_cast<unsigned long long>(status));
+}
+
+// Sums in fixed point do not depend on the order of their terms.
+static MACE_MD_INLINE void fixed_add(const Arguments& s, long long* sum, double value) {
+  if (!(value < kFixedPointLimit && value > -kFixedPointLimit)) {
+    raise(s, kOutOfRange);
+    return;
+  }
+  atomicAdd(reinterpret_cast<unsigned long long*>(sum),
+            static_cast<unsigned long long>(__double2ll_rn(value * kFixedPoint)));
+}
+
+}  // namespace MACE_MD_TARGET
+}  // namespace mace_md

@@ -1,0 +1,313 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "compiler.h"
+
+namespace mace_md::cuda {
+
+// Every kernel of a step, in order.
+enum Kernel : int {
+  kFollowPositions, kBuildList, kFindNeighbors, kMakeEdges, kConv1Forward, kContract0, kLinearH, kConv2Forward, kMix,
+  kContract1, kReadout, kContract1Reverse, kMixReverse, kConv2Reverse, kLinearHReverse, kContract0Reverse,
+  kConv1Reverse, kEdgeForces, kSumResults, kWriteForces, kKernelCount
+};
+constexpr const char* kKernelNames[kKernelCount] = {
+    "follow_positions", "build_list", "find_neighbors", "make_edges", "conv1_forward", "contract0", "linear_h",
+    "conv2_forward", "mix", "contract1", "readout", "contract1_reverse", "mix_reverse", "conv2_reverse",
+    "linear_h_reverse", "contract0_reverse", "conv1_reverse", "edge_forces", "sum_results", "write_forces"};
+
+struct Kernels {
+  Handle module = nullptr, functions[kKernelCount] = {};
+};
+
+namespace {
+
+constexpr int kWarp = 32, kWideBlock = 256, kOneBlock = 1024, kLinearBlock = 128, kReadoutBlock = 128;
+constexpr int kLinearColumns = 64;
+
+int64_t over(int64_t n, int64_t per) { return (n + per - 1) / per; }
+int whole_warps(int64_t channels) { return static_cast<int>(over(channels, kWarp) * kWarp); }
+
+std::shared_ptr<const Kernels> load_kernels(const Blob& blob, int device) {
+  static std::mutex mutex;
+  using Key = std::tuple<const Driver*, int, std::string>;
+  static std::map<Key, std::shared_ptr<const Kernels>> loaded;  // for the life of the process
+  const Program program = make_program(blob);
+  std::string key = program.main;
+  for (const SourceFile& file : program.headers) key += file.text;
+  std::lock_guard<std::mutex> guard(mutex);
+  auto& entry = loaded[Key(&driver(), device, key)];
+  if (entry == nullptr) {
+    const std::string code = compile(program, architecture(device));
+    auto kernels = std::make_shared<Kernels>();
+    driver().check(driver().load_module(&kernels->module, code.data()), "loading the kernels");
+    for (int k = 0; k < kKernelCount; ++k)
+      driver().check(driver().get_function(&kernels->functions[k], kernels->module, kKernelNames[k]),
+                     "finding the kernels");
+    entry = kernels;
+  }
+  return entry;
+}
+
+std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels& kernels) {
+  const int ell = static_cast<int>(blob[kMaxEll]), max_L = static_cast<int>(blob[kMaxL]);
+  const int64_t a = (ell + 1) * (ell + 1), h = (max_L + 1) * (max_L + 1);
+  const int64_t c = blob[kChannels], c2 = blob[kConvChannels], n = sizes.n_atoms;
+  const int64_t tiles = sizes.n_slots / kTileAtoms, pairs = sizes.n_slots / node_atoms(blob[kPrecision]);
+  const int64_t groups = group_count(ell, max_L), a_threads = whole_warps(c), h_threads = whole_warps(c2);
+  const int64_t a_columns = over(c, kLinearColumns), h_columns = over(c2, kLinearColumns);
+  const int64_t phi_columns = over(most_paths_to_one_l(ell, max_L) * c2, kLinearColumns);
+  std::vector<Launch> all(kKernelCount);
+  auto set = [&](Kernel kernel, int64_t block, int64_t x, int64_t y = 1, int64_t z = 1) {
+    all[kernel] = {kernels.functions[kernel], {unsigned(x), unsigned(y), unsigned(z)}, unsigned(block)};
+  };
+  set(kFollowPositions, kWideBlock, over(sizes.n_particles, kWideBlock));
+  set(kBuildList, kOneBlock, 1);
+  set(kFindNeighbors, kWideBlock, over(n * kWarp, kWideBlock));
+  set(kMakeEdges, kWideBlock, over(n * kWarp, kWideBlock));
+  set(kConv1Forward, a_threads, n);
+  set(kContract0, a_threads, pairs);
+  set(kLinearH, kLinearBlock, tiles, h, h_columns);
+  set(kConv2Forward, h_threads, n, groups);
+  set(kMix, kLinearBlock, tiles, a, a_columns);
+  set(kContract1, a_threads, pairs);
+  set(kReadout, kReadoutBlock, n);
+  set(kContract1Reverse, a_threads, pairs);
+  set(kMixReverse, kLinearBlock, tiles, a, phi_columns);
+  set(kConv2Reverse, h_threads, n, groups);
+  set(kLinearHReverse, kLinearBlock, tiles, h, a_columns);
+  set(kContract0Reverse, a_threads, pairs);
+  set(kConv1Reverse, a_threads, n);
+  set(kEdgeForces, kWideBlock, over(n * kWarp, kWideBlock));
+  set(kSumResults, kOneBlock, 1);
+  set(kWriteForces, kWideBlock, over(sizes.n_particles, kWideBlock));
+  return all;
+}
+
+struct Registry {
+  std::mutex mutex;
+  std::map<int64_t, std::shared_ptr<Plan>> plans;  // by size of the state
+};
+
+Registry& registry() {
+  static Registry all;
+  return all;
+}
+
+int64_t new_id() {
+  static std::atomic<int64_t> next{std::chrono::system_clock::now().time_since_epoch().count() | 1};
+  return next.fetch_add(2);
+}
+
+// Hands out consecutive pieces of a state.
+class Pieces {
+ public:
+  explicit Pieces(char* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
+  template <class T>
+  void take(T*& piece, int64_t bytes) {
+    piece = reinterpret_cast<T*>(base_ + used_);
+    used_ += over(bytes, 256) * 256;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  uintptr_t base_;
+  int64_t used_ = 0;
+};
+
+// Types of the particles that belong to the model, in tiles of one type.
+struct Tiles {
+  std::vector<int32_t> type, start;  // of each tile; first slot of each type
+  explicit Tiles(const Blob& blob, const std::vector<int32_t>& types) {
+    std::vector<int64_t> count(blob[kTypes], 0);
+    for (int32_t t : types)
+      if (t >= 0) ++count[t];
+    for (size_t t = 0; t < count.size(); ++t) {
+      start.push_back(static_cast<int32_t>(type.size()) * kTileAtoms);
+      type.insert(type.end(), over(count[t], kTileAtoms), static_cast<int32_t>(t));
+    }
+  }
+};
+
+}  // namespace
+
+bool Plan::knows(const void* state, const void* types, const void* blob) const {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return known_.count({state, types, blob}) > 0;
+}
+
+void Plan::remember(const void* state, const void* types, const void* blob) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (known_.size() >= 64) known_.clear();  // callers who make new tensors all the time
+  known_.insert({state, types, blob});
+}
+
+std::shared_ptr<Plan> find_plan(int64_t state_bytes) {
+  std::lock_guard<std::mutex> guard(registry().mutex);
+  auto found = registry().plans.find(state_bytes);
+  return found == registry().plans.end() ? nullptr : found->second;
+}
+
+Sizes sizes_for(const Blob& blob, const std::vector<int32_t>& types, int64_t capacity) {
+  Sizes sizes;
+  sizes.n_particles = static_cast<int64_t>(types.size());
+  sizes.n_atoms = std::count_if(types.begin(), types.end(), [](int32_t type) { return type >= 0; });
+  sizes.n_slots = static_cast<int64_t>(Tiles(blob, types).type.size()) * kTileAtoms;
+  sizes.max_cells = std::max<int64_t>(64, 4 * sizes.n_atoms);
+  sizes.capacity = capacity;
+  return sizes;
+}
+
+std::shared_ptr<Plan> make_plan(const Blob& blob, const std::vector<int32_t>& types, bool periodic, int device,
+                                int64_t capacity) {
+  auto plan = std::make_shared<Plan>();
+  const int64_t words = kHeaderInts + kHeaderDoubles;
+  plan->header.resize(words);
+  for (int i = 0; i < kHeaderInts; ++i) plan->header[i] = blob[static_cast<HeaderInt>(i)];
+  for (int i = 0; i < kHeaderDoubles; ++i) {
+    const double value = blob.parameter(i);
+    std::copy_n(reinterpret_cast<const char*>(&value), 8, reinterpret_cast<char*>(&plan->header[kHeaderInts + i]));
+  }
+  plan->device = device;
+  plan->periodic = periodic;
+  plan->types = types;
+  plan->id = new_id();
+  plan->sizes = sizes_for(blob, types, capacity);
+  plan->kernels = load_kernels(blob, device);
+  plan->launches = launches(blob, plan->sizes, *plan->kernels);
+  Arguments unused;
+  plan->bytes = place_arrays(blob, plan->sizes, nullptr, unused, &plan->persistent_bytes);
+  std::lock_guard<std::mutex> guard(registry().mutex);
+  while (registry().plans.count(plan->bytes) > 0) ++plan->bytes;  // a size that no other plan has
+  registry().plans[plan->bytes] = plan;
+  return plan;
+}
+
+int64_t place_arrays(const Blob& blob, const Sizes& sizes, char* base, Arguments& a, int64_t* persistent) {
+  const int64_t real = blob[kPrecision], n = sizes.n_atoms, edges = sizes.capacity;
+  const int ell = static_cast<int>(blob[kMaxEll]), max_L = static_cast<int>(blob[kMaxL]);
+  const int64_t n_a = (ell + 1) * (ell + 1), n_h = (max_L + 1) * (max_L + 1);
+  const int64_t c = blob[kChannels], c2 = blob[kConvChannels];
+  const int64_t edge_bytes = over(16 + (12 + n_a) * real, 16) * 16;
+  Pieces pieces(base);
+  pieces.take(a.header, sizeof(DeviceHeader));
+  pieces.take(a.selected, 4 * n);
+  pieces.take(a.expected_types, 4 * sizes.n_particles);
+  pieces.take(a.tile_type, 4 * sizes.n_slots / kTileAtoms);
+  pieces.take(a.type_start, 4 * blob[kTypes]);
+  pieces.take(a.internal_of, 4 * sizes.n_particles);
+  pieces.take(a.order, 4 * n);
+  pieces.take(a.type, 4 * n);
+  pieces.take(a.cell, 4 * n);
+  pieces.take(a.slots, 4 * sizes.n_slots);
+  pieces.take(a.reference, 24 * n);
+  pieces.take(a.candidate_start, 8 * n);
+  pieces.take(a.n_candidates, 4 * n);
+  if (persistent != nullptr) *persistent = pieces.used();
+  pieces.take(a.candidates, static_cast<int64_t>(sizeof(DeviceCandidate)) * edges);
+  pieces.take(a.cell_of, 4 * n);
+  pieces.take(a.scattered, 4 * n);
+  pieces.take(a.cell_start, 4 * (sizes.max_cells + 1));
+  pieces.take(a.cell_cursor, 4 * sizes.max_cells);
+  pieces.take(a.position, 24 * n);
+  pieces.take(a.n_edges, 4 * n);
+  pieces.take(a.edges, edge_bytes * edges);
+  pieces.take(a.geometry, 4 * real * edges);
+  pieces.take(a.slope0, blob.count(kDensity0) > 0 ? real * edges : 0);
+  pieces.take(a.slope1, blob.count(kDensity1) > 0 ? real * edges : 0);
+  pieces.take(a.scale0, real * n);
+  pieces.take(a.scale1, real * n);
+  pieces.take(a.density_adjoint0, 8 * n);
+  pieces.take(a.density_adjoint1, 8 * n);
+  pieces.take(a.a0, real * n * n_a * c);
+  pieces.take(a.a1, real * n * n_a * c);
+  pieces.take(a.a_adjoint, real * n * n_a * c);
+  pieces.take(a.m0, real * n * n_h * c);
+  pieces.take(a.m0_adjoint, real * n * n_h * c);
+  pieces.take(a.m1, real * n * c);
+  pieces.take(a.m1_adjoint, real * n * c);
+  pieces.take(a.m0_readout_adjoint, real * n * c);
+  pieces.take(a.h, real * n * n_h * c2);
+  pieces.take(a.h_adjoint, (blob[kFastSums] ? real : 8) * n * n_h * c2);
+  pieces.take(a.phi, real * n * component_count(ell, max_L) * c2);
+  pieces.take(a.sums, real * (group_count(ell, max_L) + 1) * edges * (n_a + 1));
+  pieces.take(a.fixed_forces, 24 * n);
+  pieces.take(a.node_energy, 8 * n);
+  pieces.take(a.node_virial, 72 * n);
+  a.n_particles = static_cast<int>(sizes.n_particles);
+  a.n_atoms = static_cast<int>(n);
+  a.n_slots = static_cast<int>(sizes.n_slots);
+  a.max_cells = static_cast<int>(sizes.max_cells);
+  a.capacity = edges;
+  return pieces.used();
+}
+
+void place_model(const Blob& blob, const char* base, Arguments& a) {
+  auto at = [&](Section section) -> const void* {
+    return base + blob[static_cast<HeaderInt>(kSections + 2 * section)];
+  };
+  a.fingerprint_at = reinterpret_cast<const long long*>(base) + kFingerprint;
+  a.fingerprint = blob[kFingerprint];
+  a.table0 = at(kTable0);
+  a.table1 = at(kTable1);
+  a.density0 = at(kDensity0);
+  a.density1 = at(kDensity1);
+  a.weights0 = at(kWeights0);
+  a.weights1 = at(kWeights1);
+  a.wh = at(kWh);
+  a.bias_h = at(kBiasH);
+  a.wa = at(kWa);
+  a.readout0 = at(kReadout0);
+  a.readout0_bias = static_cast<const double*>(at(kReadout0Bias));
+  a.wr = at(kWr);
+  a.ws = at(kWs);
+  a.bias_r = at(kBiasR);
+  a.vr = at(kVr);
+  a.zbl_types = static_cast<const double*>(at(kZblTypes));
+  a.r_max = blob.parameter(kRMax);
+  a.r_min = blob.parameter(kRMin);
+  a.spacing = blob.parameter(kSpacing);
+  a.skin = blob.parameter(kSkin);
+  a.scale = blob.parameter(kScale);
+  a.shift = blob.parameter(kShift);
+  a.energy_unit = blob.parameter(kEnergyUnit);
+  a.length_unit = blob.parameter(kLengthUnit);
+  a.zbl_prefactor = blob.parameter(kZblPrefactor);
+  a.zbl_length = blob.parameter(kZblLength);
+  a.zbl_exponent = blob.parameter(kZblExponent);
+  a.zbl_cutoff_power = blob.parameter(kZblCutoffPower);
+  for (int i = 0; i < 8; ++i) a.zbl_c[i] = blob.parameter(kZblC + i);
+}
+
+void initialise(const Plan& plan, char* base, Handle stream) {
+  Arguments a;
+  place_arrays(plan.blob(), plan.sizes, base, a);
+  const Driver& d = driver();
+  auto address = [](const void* p) { return reinterpret_cast<DevicePointer>(p); };
+  d.check(d.fill(address(base), 0, plan.persistent_bytes, stream), "clearing the state");
+  d.check(d.fill(address(a.internal_of), 0xff, 4 * plan.sizes.n_particles, stream), "clearing the state");
+  if (plan.sizes.n_slots > 0)
+    d.check(d.fill(address(a.slots), 0xff, 4 * plan.sizes.n_slots, stream), "clearing the state");
+  auto upload = [&](const void* to, const void* from, int64_t bytes) {
+    if (bytes > 0) d.check(d.to_device(address(to), from, bytes, stream), "writing the state");
+  };
+  std::vector<int32_t> selected;
+  for (int64_t i = 0; i < plan.sizes.n_particles; ++i)
+    if (plan.types[i] >= 0) selected.push_back(static_cast<int32_t>(i));
+  const Tiles tiles(plan.blob(), plan.types);
+  upload(&a.header->id, &plan.id, 8);
+  upload(a.selected, selected.data(), 4 * plan.sizes.n_atoms);
+  upload(a.order, selected.data(), 4 * plan.sizes.n_atoms);
+  upload(a.expected_types, plan.types.data(), 4 * plan.sizes.n_particles);
+  upload(a.tile_type, tiles.type.data(), 4 * static_cast<int64_t>(tiles.type.size()));
+  upload(a.type_start, tiles.start.data(), 4 * static_cast<int64_t>(tiles.start.size()));
+  d.check(d.synchronize(stream), "writing the state");  // the sources of the copies end here
+}
+
+}  // namespace mace_md::cuda

@@ -1,0 +1,33 @@
+// The source of the kernels for one model: the files that are embedded in the library, with the model's constants
+// defined, its couplings and its polynomials written out as code.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../blob.h"
+
+namespace mace_md::cuda {
+
+struct SourceFile {
+  std::string name, text;
+};
+
+struct Program {
+  std::string main;                  // defines the constants, includes kernels.cuh
+  std::vector<SourceFile> headers;   // everything that main includes
+};
+
+// blob: in memory of the host.
+Program make_program(const Blob& blob);
+
+// Groups of paths of the second convolution, as convolution.cuh has them.
+int group_count(int max_ell, int max_L);
+int component_count(int max_ell, int max_L);
+int most_paths_to_one_l(int max_ell, int max_L);
+constexpr int kGroupRows = 40;
+
+// Atoms that a thread of the contractions treats.
+constexpr int node_atoms(int64_t precision) { return precision == 4 ? 2 : 1; }
+
+}  // namespace mace_md::cuda

@@ -1,0 +1,90 @@
+"""The CUDA sources compile for every architecture that matters, by NVRTC as in production and by nvcc; no GPU."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from cuda_emulation import blob_arguments, native_library, report
+from native import KINDS, make_model, needs_library, packed
+
+from mace_md.model.folded import fold
+from mace_md.ops.energy_forces import load_library
+from mace_md.ops.packing import INTS
+
+pytestmark = needs_library
+ARCHITECTURES = [80, 90, 100, 120]
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    """NVRTC, as the library finds it; skips when there is none."""
+    load_library()
+    if not hasattr(native_library(), "mace_md_compile_kernels"):
+        pytest.skip("the native library is older than its sources: python setup.py build_ext --inplace")
+    with pytest.raises(RuntimeError) as none:  # for an architecture that there never was
+        report("mace_md_compile_kernels", *blob_arguments(blob("scalars", torch.float32)), 10)
+    if "was not found" in str(none.value):
+        pytest.skip("NVRTC is not installed (it comes with torch's CUDA packages)")
+
+
+def blob(kind, dtype, **changes):
+    return packed(fold(make_model(kind, **changes)), dtype, 0.5, "auto")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc(nvrtc, architecture, tmp_path, monkeypatch):
+    monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
+    size = report("mace_md_compile_kernels", *blob_arguments(blob("scalars", torch.float32)), architecture)
+    assert int(size) > 50_000  # bytes of machine code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nvrtc_of_every_kind_of_model(nvrtc, kind, dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
+    for architecture in (80, 120):
+        report("mace_md_compile_kernels", *blob_arguments(blob(kind, dtype)), architecture)
+
+
+def test_a_newer_gpu_gets_code_that_its_driver_compiles(nvrtc, tmp_path, monkeypatch):
+    monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
+    report("mace_md_compile_kernels", *blob_arguments(blob("scalars", torch.float32)), 999)
+    (file,) = (tmp_path / "kernels").iterdir()
+    assert b".target sm_" in file.read_bytes()  # PTX, not machine code
+    with pytest.raises(RuntimeError, match=r"no code for compute capability 1\.0"):
+        report("mace_md_compile_kernels", *blob_arguments(blob("scalars", torch.float32)), 10)
+
+
+def test_the_compilers_words_reach_the_user(nvrtc, monkeypatch, tmp_path):
+    monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
+    broken = blob("scalars", torch.float32).clone()
+    broken.view(torch.int64)[INTS.index("mlp")] = -3
+    with pytest.raises(RuntimeError, match=r"do not compile for sm_90(.|\n)*error"):
+        report("mace_md_compile_kernels", *blob_arguments(broken), 90)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvcc_without_spills(architecture, tmp_path):
+    """The shape of a medium model (128 channels) fits the registers in float32."""
+    load_library()
+    model = blob("vectors", torch.float32, num_channels=128, MLP_channels=16)
+    report("mace_md_write_kernels", *blob_arguments(model), str(tmp_path).encode())
+    command = ["nvcc", "-std=c++17", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin", f"-arch=sm_{architecture}"]
+    done = subprocess.run(
+        [*command, "-I", tmp_path, tmp_path / "mace_md.cu", "-o", tmp_path / "out.cubin"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr.count("0 bytes spill stores, 0 bytes spill loads") == done.stderr.count("Compiling entry") > 15
+
+
+def test_every_device_source_is_embedded(tmp_path):
+    load_library()
+    report("mace_md_write_kernels", *blob_arguments(blob("scalars", torch.float32)), str(tmp_path).encode())
+    sources = Path(__file__).parents[2] / "plugins" / "cuda"
+    for path in sources.glob("*.cuh"):
+        assert (tmp_path / path.name).read_text() == path.read_text(), "the library is older than its sources"
