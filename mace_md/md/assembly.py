@@ -131,7 +131,7 @@ class Built(NamedTuple):
 def build(part: Part, setup: SetUp) -> Built:
     """The simulation of one part, at the start structure."""
     config, structure = part.config, setup.structure
-    dynamics = _dynamics(config, setup)
+    dynamics = _dynamics(part, setup)
     model = _force(config, setup)
     barostat = _barostat(config, structure) if config.ensemble == "npt" else None
     system = make_system(
@@ -157,7 +157,9 @@ def _beside_the_model(config: RunConfig, setup: SetUp) -> list[openmm.Force]:
     return forces
 
 
-def _dynamics(config: RunConfig, setup: SetUp) -> Dynamics:
+def _dynamics(part: Part, setup: SetUp) -> Dynamics:
+    config = part.config
+    restrained = any(restraint.kind == "position" for restraint in config.restraint) and part.restraints.end > 0
     dynamics = make_dynamics(
         setup.masses,
         ensemble=config.ensemble,
@@ -169,6 +171,7 @@ def _dynamics(config: RunConfig, setup: SetUp) -> Dynamics:
         periodic=setup.structure.box is not None,
         linear=is_linear(setup.structure.positions),
         beads=config.beads,
+        anchored=restrained or bool(config.external_force),
     )
     log.info("dynamics: %s; %d degrees of freedom", dynamics.description, dynamics.num_dof)
     return dynamics

@@ -43,6 +43,7 @@ def make_dynamics(
     periodic: bool,
     linear: bool = False,
     beads: int = 1,
+    anchored: bool = False,
 ) -> Dynamics:
     """The integrator for an ensemble, with the degrees of freedom its temperature counts.
 
@@ -53,12 +54,14 @@ def make_dynamics(
         because OpenMM takes 0 as "choose one".
     linear : the atoms lie on a line, so that an isolated molecule has two rotations, not three.
     beads : more than one for path integrals (`md/rpmd.py`).
+    anchored : something outside the atoms acts on them (position restraints, external fields), so that they keep
+        neither momentum.
     """
     num_mobile = int((np.asarray(masses) > 0).sum())
-    frozen = num_mobile < len(masses)  # frozen atoms hold the rest in place: neither momentum is kept
+    held = anchored or num_mobile < len(masses)  # frozen atoms hold the rest in place: neither momentum is kept
     step = timestep * FS_TO_PS
     if beads > 1:
-        return _path_integral(num_mobile, frozen, ensemble, temperature, friction, timestep, seed, beads)
+        return _path_integral(num_mobile, held, ensemble, temperature, friction, timestep, seed, beads)
     if ensemble == "nve":
         integrator: openmm.Integrator = openmm.VerletIntegrator(step)
         name, rotation = "NVE, leapfrog Verlet", not periodic
@@ -76,8 +79,8 @@ def make_dynamics(
         integrator = None
     else:
         raise ValueError(f"unknown thermostat {thermostat!r}")
-    translation = not frozen
-    rotation = rotation and not frozen
+    translation = not held
+    rotation = rotation and not held
     num_dof = _count_dof(num_mobile, translation, rotation, linear)
     if integrator is None:
         integrator = bussi_integrator(masses, temperature, 1 / friction, step, num_dof)
@@ -88,13 +91,13 @@ def make_dynamics(
     return Dynamics(integrator, num_dof, translation, rotation, description, counts)
 
 
-def _path_integral(num_mobile, frozen, ensemble, temperature, friction, timestep, seed, beads) -> Dynamics:
+def _path_integral(num_mobile, held, ensemble, temperature, friction, timestep, seed, beads) -> Dynamics:
     """Ring polymers of `beads`. Without a thermostat the springs still belong to `temperature`."""
     integrator = openmm.RPMDIntegrator(beads, temperature, friction or 1.0, timestep * FS_TO_PS)
     integrator.setRandomNumberSeed(max(seed, 1))
     integrator.setApplyThermostat(ensemble != "nve")
     bath = "no thermostat" if ensemble == "nve" else f"PILE thermostat, friction {friction:g} 1/ps on the centroid"
-    num_dof = 3 * num_mobile * beads - 3 * (ensemble == "nve" and not frozen)
+    num_dof = 3 * num_mobile * beads - 3 * (ensemble == "nve" and not held)
     name = f"{ensemble.upper()}, path integral of {beads} beads, {bath}, {temperature:g} K, {timestep:g} fs"
     return Dynamics(integrator, num_dof, False, False, name, beads=beads)
 

@@ -21,7 +21,14 @@ from mace_md.md.readout import make_readout
 from mace_md.md.reporters import Progress, Recorder
 from mace_md.md.restart import CURRENT, Checkpoint, check_files, check_identity, cut_files, load_into, save_checkpoint
 from mace_md.md.safety import Limits, Watch
-from mace_md.md.simulation import Minimization, StepLoop, forget_neighbours, minimize, set_velocities
+from mace_md.md.simulation import (
+    Minimization,
+    StepLoop,
+    forget_neighbours,
+    minimize,
+    remove_kept_motion,
+    set_velocities,
+)
 from mace_md.md.stages import RAMP_INTERVAL, Carried, Course, Part
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure
@@ -88,6 +95,8 @@ class Run:
             self._minimize()
         if self.config.minimize or carried is None:
             self._draw_velocities()
+        else:  # the part before may have moved as a whole, as under a Langevin bath
+            remove_kept_motion(self.simulation, self.dynamics)
         with self.watch.on_duty(self.simulation.context.getStepCount(), "start"):
             self._save()
 

@@ -186,7 +186,7 @@ class _Point:
 def set_velocities(simulation: app.Simulation, dynamics: Dynamics, temperature: float, seed: int) -> None:
     """Draw velocities at `temperature` (K), then take out the motion that `dynamics` would keep for ever.
 
-    What is left is scaled up so that the mean kinetic energy is num_dof k T / 2 for the remaining degrees of freedom.
+    The mean kinetic energy of what is left is num_dof k T / 2.
     """
     context = simulation.context
     context.setVelocitiesToTemperature(temperature, max(seed, 1))
@@ -194,8 +194,14 @@ def set_velocities(simulation: app.Simulation, dynamics: Dynamics, temperature: 
         positions = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         RingPolymer(context).collapse(np.array(positions), seed)
         return
+    remove_kept_motion(simulation, dynamics)
+
+
+def remove_kept_motion(simulation: app.Simulation, dynamics: Dynamics) -> None:
+    """Take out the translation and rotation as a whole that `dynamics` would keep for ever, and does not count."""
     if not (dynamics.remove_translation or dynamics.remove_rotation):
         return
+    context = simulation.context
     state = context.getState(positions=True, velocities=True)
     positions = np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
     velocities = np.array(state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond))

@@ -7,7 +7,7 @@ from openmm import unit
 from scipy import stats
 
 from mace_md.md.integrators import make_dynamics
-from mace_md.md.simulation import is_linear, set_velocities, temperature_of, without_rotation
+from mace_md.md.simulation import is_linear, remove_kept_motion, set_velocities, temperature_of, without_rotation
 from mace_md.units import BOLTZMANN_KJ_MOL_K
 
 TEMPERATURE = 300.0
@@ -195,6 +195,37 @@ def test_degrees_of_freedom_count_the_motion_there_is(changes, num_dof):
         assert np.abs(linear).max() < 1e-6
     if dynamics.remove_rotation:
         assert np.abs(angular).max() < 1e-4  # leapfrog velocities are half a step from the positions
+
+
+@pytest.mark.parametrize("thermostat", ["bussi", "nose-hoover"])
+def test_atoms_that_are_held_from_outside_have_all_their_degrees_of_freedom(thermostat):
+    """Each atom in a trap of its own: <U> = 12 kT/2. With a centre of mass that does not count it would be 9 kT/2."""
+    dynamics = make_dynamics(MASSES, **options(thermostat=thermostat, friction=20.0, periodic=True, anchored=True))
+    assert dynamics.num_dof == 12 and not dynamics.counts_cm_removal
+    system, traps = openmm.System(), openmm.CustomExternalForce("k/2*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
+    for name in ("k", "x0", "y0", "z0"):
+        traps.addPerParticleParameter(name)
+    for i, mass in enumerate(MASSES):
+        traps.addParticle(system.addParticle(mass), [20_000.0 * (i + 1), *TETRAHEDRON[i]])
+    system.addForce(traps)
+    simulation = Simulation(system, dynamics, TETRAHEDRON)
+    set_velocities(simulation, dynamics, TEMPERATURE, seed=11)
+    samples = []
+    for _ in range(4000):
+        dynamics.integrator.step(20)
+        samples.append(energies(simulation.context)[0])
+    mean = np.mean(samples) / (0.5 * BOLTZMANN_KJ_MOL_K * TEMPERATURE)
+    assert mean == pytest.approx(12, rel=0.08)
+
+
+def test_a_part_that_follows_a_langevin_bath_does_not_drift():
+    dynamics = make_dynamics(MASSES, **options())
+    simulation = tetrahedron(dynamics)
+    dynamics.integrator.step(200)
+    assert np.abs(momenta(simulation.context)[0]).max() > 1e-3
+    remove_kept_motion(simulation, make_dynamics(MASSES, **options(ensemble="nve", thermostat=None)))
+    linear, angular = momenta(simulation.context)
+    assert np.abs(linear).max() < 1e-9 and np.abs(angular).max() < 1e-9
 
 
 def test_velocities_have_the_temperature_after_the_removals(make_run):
