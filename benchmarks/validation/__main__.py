@@ -9,8 +9,10 @@ published model are left out.
 
 import argparse
 import json
+import multiprocessing
 import platform
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,21 +20,25 @@ import openmm
 import torch
 
 import mace_md
-from benchmarks.validation.cases import Case, Store, plan
+from benchmarks.validation.cases import Store, plan
+from benchmarks.validation.models import rare_gas_model
 from benchmarks.validation.report import write_report
+from mace_md.provenance import write_json
 
 
-def run_case(case: Case, store: Store) -> dict:
-    """The checks of a case as plain data, printed as they come."""
+def run_case(name: str, published: tuple[Path, Path] | None, output: Path, length: float) -> None:
+    """Make the checks of one case, print them, and write them as JSON."""
+    case = next(case for case in plan(published) if case.name == name)
     start = time.process_time()
-    found = case.make(store)
+    found = case.make(Store(output / "samples", length))
     record = {"integrator": case.integrator, "matter": case.matter, "checks": [asdict(check) for check in found]}
     record["cpu_seconds"] = round(time.process_time() - start, 1)
-    print(f"{case.name}: {case.integrator}; {case.matter} ({record['cpu_seconds']} s)")
+    lines = [f"{case.name}: {case.integrator}; {case.matter} ({record['cpu_seconds']} s)"]
     for check in found:
         verdict = f"{check.sigma:+.2f} sigma" if check.sigma is not None else "ok" if check.passes else "FAILS"
-        print(f"    {check.quantity:52s} {check.found:48s} {check.expected:24s} {verdict}", flush=True)
-    return record
+        lines.append(f"    {check.quantity:48s} {check.found:44s} {check.expected:24s} {verdict}")
+    print("\n".join(lines), flush=True)
+    write_json(output / f"{name}.json", record)
 
 
 def main() -> None:
@@ -42,27 +48,29 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="the published model")
     parser.add_argument("--output", type=Path, default=Path("validation-run"), help="folder of samples and results")
     parser.add_argument("--only", nargs="*", help="names of cases; all by default")
+    parser.add_argument("--jobs", type=int, default=1, help="cases at a time, one core each")
     parser.add_argument("--length", type=float, default=1.0, help="factor on the number of samples")
     parser.add_argument("--report", type=Path, help="root of a checkout to write the report into")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    store = Store(options.output / "samples", options.length)
     published = (options.structure, options.model) if options.structure and options.model else None
-    for case in plan(published):
-        path = options.output / f"{case.name}.json"
-        if path.exists() or (options.only and case.name not in options.only):
-            continue
-        record = run_case(case, store)
-        path.write_text(json.dumps(record, indent=1, default=bool) + "\n")
     names = [case.name for case in plan(published)]
+    wanted = [name for name in options.only or names if not (options.output / f"{name}.json").exists()]
+    options.output.mkdir(parents=True, exist_ok=True)
+    rare_gas_model()  # fitted before the processes part
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
+        running = [pool.submit(run_case, name, published, options.output, options.length) for name in wanted]
+    for name, done in zip(wanted, running, strict=True):
+        if done.exception() is not None:
+            print(f"{name}: {done.exception()!r}")
     paths = {name: options.output / f"{name}.json" for name in names}
     results = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     versions = {"mace-md": mace_md.__version__, "openmm": openmm.version.version, "torch": torch.__version__,
                 "python": platform.python_version()}  # fmt: skip
     if options.report:
-        write_report(
-            options.report, {"versions": versions, "length": options.length, "cases": results}, store, published
-        )
+        everything = {"versions": versions, "length": options.length, "not_run": [n for n in names if n not in results]}
+        store = Store(options.output / "samples", options.length)
+        write_report(options.report, {**everything, "cases": results}, store, published)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def thermostat_points(store: Store, thermostat: str) -> list[tuple[Ensemble, Sam
     matter, points = rare_gas(), []
     for temperature in (COLD, WARM):
         ensemble = Ensemble(thermostat, temperature)
-        points.append((ensemble, store.samples(matter, ensemble, count=4000, every=10, equilibration=1500)))
+        points.append((ensemble, store.samples(matter, ensemble, count=3000, every=10, equilibration=1500)))
     return points
 
 
@@ -134,7 +134,7 @@ def barostat(store: Store, kind: str, scaling: str, molecules: bool, thermostat:
     matter = rare_gas(molecules=molecules)
     base = Ensemble(thermostat, COLD, kind, LOW, scaling)
     points = [base, replace(base, temperature=WARM), replace(base, pressure=HIGH)]
-    runs = [(point, store.samples(matter, point, count=1800, every=10, equilibration=2000)) for point in points]
+    runs = [(point, store.samples(matter, point, count=1000, every=10, equilibration=1500)) for point in points]
     found = checks.kinetic_energy(matter, *runs[0])
     if molecules:
         found += checks.equipartition(matter, *runs[0])
@@ -153,7 +153,7 @@ def gas_samples(store: Store, kind: str, scaling: str, atoms_each: int) -> Sampl
     ensemble = Ensemble("langevin", GAS_TEMPERATURE, kind, GAS_PRESSURE, scaling, barostat_interval=1)
     count, every = 2000, 5
     if atoms_each > 1 and scaling == "atoms":  # each move stretches the bonds, which take 100 steps to forget it
-        ensemble, count, every = replace(ensemble, barostat_interval=5), 2400, 25
+        ensemble, count, every = replace(ensemble, barostat_interval=5), 1600, 25
     matter = replace(matter, name=f"ideal gas {atoms_each}")
     return store.samples(matter, ensemble, count=count, every=every, equilibration=1000)
 
@@ -180,7 +180,7 @@ def free_ring(store: Store) -> list[Check]:
     """Free particles."""
     matter = ideal_gas(20.0, GAS_PRESSURE, 8)
     gyrations, _ = ring_polymer.sample_beads(
-        matter, 20.0, 5.0, friction=5.0, count=max(50, round(1500 * store.length)), every=5, seed=31
+        matter, 20.0, 5.0, friction=5.0, count=max(50, round(1000 * store.length)), every=5, seed=31
     )
     return ring_polymer.free_particles(matter, 20.0, gyrations)
 
@@ -190,7 +190,7 @@ def vibrating_ring(store: Store) -> list[Check]:
     matter = rare_gas(repeats=1)
     matter.model.scale.mul_(1000.0)
     gyrations, energies = ring_polymer.sample_beads(
-        matter, 800.0, 0.25, friction=50.0, count=max(50, round(2000 * store.length)), every=10, seed=32
+        matter, 800.0, 0.25, friction=50.0, count=max(50, round(1200 * store.length)), every=10, seed=32
     )
     return ring_polymer.vibrating(harmonic.crystal(matter), 800.0, gyrations, energies)
 
