@@ -1,5 +1,6 @@
 """xyz, extended xyz, POSCAR and whatever else ASE reads: elements, positions, a cell; no residues, no bonds."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def read_with_ase(path: Path, frame: int | None = None) -> Contents:
     import ase.io
 
     index = 0 if frame is None else frame
+    if path.suffix.lower() in (".xyz", ".extxyz"):
+        _refuse_short_frames(path)
     try:
         atoms = ase.io.read(path, index=index)
         several = frame is None and len(ase.io.read(path, index=slice(0, 2))) > 1
@@ -26,6 +29,21 @@ def read_with_ase(path: Path, frame: int | None = None) -> Contents:
         raise InputError(f"{path}: has no frame with index {index}; the first is @0, the last is @-1.") from error
     notes = [f"the file has several frames; the first was taken (another: {path.name}@INDEX)"] if several else []
     return from_atoms(path, atoms, notes)
+
+
+def _refuse_short_frames(path: Path) -> None:
+    """Raise InputError when the file ends inside a frame: ASE goes on counting lines to a number that may be absurd."""
+    with open(path, errors="replace") as file:
+        for frame, header in enumerate(iter(file.readline, "")):
+            number = header.split()[:1]
+            if not number or not number[0].isdigit():
+                return  # blank lines end a file; for anything else ASE says what is wrong
+            lines = sum(1 for _ in itertools.islice(file, int(number[0]) + 1))
+            if lines < int(number[0]):
+                raise InputError(
+                    f"{path}: frame {frame} is to have {number[0]} atoms, but the file ends after {max(lines - 1, 0)}. "
+                    "Correct the number, or complete the file."
+                )
 
 
 def from_atoms(path: Path, atoms: Atoms, notes: Sequence[str] = ()) -> Contents:

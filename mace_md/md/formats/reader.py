@@ -22,6 +22,7 @@ _KINDS = {
     ".prmtop": "amber", ".parm7": "amber", ".gro": "gro", ".inpcrd": "crd", ".rst7": "crd", ".ncrst": "crd",
     ".itp": "itp",
 }  # fmt: skip
+FARTHEST = 1e6  # nm; a millimetre is no molecule, and beyond it float32 coordinates have no digits left for bonds
 _PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
 _NAMES = {"pdb": "PDB", "mmcif": "mmCIF", "sdf": "SDF", "amber": "AMBER prmtop", "top": "GROMACS topology",
           "gro": "GROMACS coordinates", "cif": "CIF"}  # fmt: skip
@@ -182,4 +183,11 @@ def _check_atoms(contents: Contents) -> None:
         raise InputError(
             f"{contents.path}: the coordinates of atom {bad[0] + 1} ({atom.name}, residue {atom.residue.name} "
             f"{atom.residue.id}){others} are not finite numbers. Correct the file."
+        )
+    if contents.box is not None and not np.abs(contents.box).max() <= FARTHEST:  # also for NaN
+        raise InputError(f"{contents.path}: the box {contents.box.tolist()} (nm) is no size of a system. Correct it.")
+    far = np.abs(contents.positions).max(axis=1)
+    if far.max() > FARTHEST:
+        raise InputError(
+            f"{contents.path}: atom {int(far.argmax()) + 1} is {far.max():.3g} nm from the origin. Correct the file."
         )
