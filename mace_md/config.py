@@ -276,6 +276,26 @@ class RunConfig(_Settled):
         help="what happens when a barostat shrinks the box below twice the cutoff",
     )  # fmt: skip
 
+    committee: tuple[str, ...] | None = option(
+        None, name_or_path=True,
+        help="further models, or the committee.json of a training: the spread of the forces goes to uncertainty.csv",
+    )  # fmt: skip
+    uncertainty_interval: int = option(
+        1000, at_least=1, help="steps between rows of uncertainty.csv (each costs an evaluation of every model)"
+    )
+    committee_limit: float | None = option(
+        None, unit="eV/A", above=0, help="spread of the force on an atom above which --on-uncertain acts",
+        shown_default="no limit",
+    )  # fmt: skip
+    extrapolation_limit: float | None = option(
+        2.0, above=0,
+        help="distance from the training data above which --on-uncertain acts, for models that carry their statistics",
+    )  # fmt: skip
+    on_uncertain: str = option(
+        "warn", choices=("warn", "stop", "collect"),
+        help="over these limits: warn, stop the run, or collect the frames in uncertain.extxyz",
+    )  # fmt: skip
+
     output: Path | None = option(None, help="output folder", shown_default="the structure's name + '-run'")
     restart: bool = option(
         False, cli_only=True, help="continue the run in the output folder to the total number of steps"

@@ -348,7 +348,7 @@ def read_file(cls: type, path: Path) -> dict[str, Any]:
 
 def looks_like_path(text: str) -> bool:
     """Whether a 'name or path' is a path: it has a folder in it or one of the suffixes of a model file."""
-    return "/" in text or "\\" in text or text.endswith((".model", ".mace", ".pt"))
+    return "/" in text or "\\" in text or text.endswith((".model", ".mace", ".pt", ".json"))
 
 
 # ---------------------------------------------------------------------------------------------- all together

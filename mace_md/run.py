@@ -16,10 +16,11 @@ from mace_md.config import RunConfig, to_toml
 from mace_md.errors import InputError
 from mace_md.md import preflight, selfcheck
 from mace_md.md.assembly import Built, LoadedModel, SetUp, build, checked_parts, set_up
+from mace_md.md.faults import faults_explained
 from mace_md.md.folder import find_checkpoint, held_log, open_folder
 from mace_md.md.formats.reader import split_frame
 from mace_md.md.prepare import prepare
-from mace_md.md.production import Run, disk_explained
+from mace_md.md.production import Run
 from mace_md.md.replicas import replicas_of, run_each
 from mace_md.md.reporters import write_topology
 from mace_md.md.restart import Checkpoint
@@ -29,6 +30,7 @@ from mace_md.md.simulation import numbers_stay_finite, warm_up
 from mace_md.md.stages import Carried, Part, identity_of
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure
+from mace_md.md.uncertainty import Judges, judges_of
 from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
 from mace_md.model.checkpoint import load_model
 from mace_md.model.potential import DEFAULT_SKIN
@@ -62,20 +64,21 @@ def run_once(config: RunConfig) -> int:
         part, *later = _left(parts, checkpoint)
         built = build(part, setup)
         check = _prove(config, setup, built.simulation)
-        identity = _identity(config, structure, model)
-        run = _run(part, setup, built, identity, stop)
+        judges = judges_of(config, structure, model)
+        identity = _identity(config, structure, model) | judges.identity
+        run = _run(part, setup, built, identity, stop, judges)
         if checkpoint is not None:
             run.accept(checkpoint)
-        with disk_explained(config.output), numbers_stay_finite("run"):
+        with faults_explained(config.output), numbers_stay_finite("run"):
             open_folder(config.output, held)
-            record = _describe(config, setup, built, check)
+            record = _describe(config, setup, built, check, new=checkpoint is None)
             try:
                 run.begin() if checkpoint is None else run.resume(checkpoint)
                 run.produce()
                 for part in later:
                     record[f"timings of {run.part.name}"] = run.timings
                     carried = Carried.out_of(run.simulation)
-                    run = _run(part, setup, build(part, setup), identity, stop)
+                    run = _run(part, setup, build(part, setup), identity, stop, judges)
                     warm_up(run.simulation)
                     run.begin(carried)
                     run.produce()
@@ -159,10 +162,11 @@ def _left(parts: list[Part], checkpoint: Checkpoint | None) -> list[Part]:
     return parts[names.index(checkpoint.part) if checkpoint is not None and checkpoint.part in names else 0 :]
 
 
-def _run(part: Part, setup: SetUp, built: Built, identity: dict[str, object], stop: StopRequest) -> Run:
+def _run(part: Part, setup: SetUp, built: Built, identity: dict[str, object], stop: StopRequest, judges: Judges) -> Run:
     return Run(
         part.config, setup.structure, built.simulation, built.dynamics, identity, stop,
         part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max,
+        uncertainty=judges.uncertainty(part.config, built.simulation) if part.is_last else None,
     )  # fmt: skip
 
 
@@ -217,7 +221,9 @@ def _identity(config: RunConfig, structure: Structure, model: LoadedModel) -> di
     return found | identity_of(config.stage)
 
 
-def _describe(config: RunConfig, setup: SetUp, built: Built, check: SelfCheck | None) -> dict[str, object]:
+def _describe(
+    config: RunConfig, setup: SetUp, built: Built, check: SelfCheck | None, *, new: bool
+) -> dict[str, object]:
     """Write run.toml, run.json and the topology; returns the record, which gets the timings at the end."""
     structure, model = setup.structure, setup.model
     record = collect_provenance(
@@ -233,7 +239,7 @@ def _describe(config: RunConfig, setup: SetUp, built: Built, check: SelfCheck | 
     )
     write_atomically(config.output / "run.toml", to_toml(config, config.output))
     write_json(config.output / "run.json", record)
-    if not any((config.output / name).exists() for name in ("topology.pdb", "topology.cif")):
+    if new or not any((config.output / name).exists() for name in ("topology.pdb", "topology.cif")):
         write_topology(config.output, structure, atoms=setup.in_trajectory)
         if setup.in_trajectory is not None:
             write_topology(config.output, structure, name="system")
@@ -249,8 +255,12 @@ def _earlier_records(path: Path) -> list[dict[str, object]]:
     """The records of the parts of this run before a restart, oldest first."""
     if not path.exists():
         return []
-    record = json.loads(path.read_text())
-    return [*record.pop("earlier", []), record]
+    try:
+        record = json.loads(path.read_text())
+        return [*record.pop("earlier", []), record]
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        _say([f"{path} is damaged: the records of the earlier parts are not carried on"])
+        return []
 
 
 def _say(lines: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 import fnmatch
 import logging
 import logging.handlers
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from mace_md.errors import InputError
 from mace_md.md.restart import CURRENT, PREVIOUS, Checkpoint, read_checkpoint
 
-RUN_FILES = ("log*.csv", "trajectory*.*")
+RUN_FILES = ("log*.csv", "trajectory*.*", "uncertainty.csv", "uncertain.extxyz")
 
 
 def find_checkpoint(folder: Path, restart: bool) -> tuple[Checkpoint | None, list[str]]:
@@ -42,6 +43,19 @@ def find_checkpoint(folder: Path, restart: bool) -> tuple[Checkpoint | None, lis
     return None, [f"--restart: {folder} holds no checkpoint; the run starts at its beginning"]
 
 
+def _locked(file: logging.FileHandler) -> bool:
+    """Take the lock on an open file; it ends with the process, however that ends. True where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(file.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; network file systems without locks
+        pass
+    return True
+
+
 @contextmanager
 def held_log() -> Iterator[logging.handlers.MemoryHandler]:
     """Keep the log lines until the folder exists: a run refused before step 1 leaves no folder behind."""
@@ -63,13 +77,27 @@ def held_log() -> Iterator[logging.handlers.MemoryHandler]:
         handler.close()
 
 
+class _LogFile(logging.FileHandler):
+    """A log. A full disk is reported by what cannot do without the room, not by a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def open_folder(folder: Path, handler: logging.handlers.MemoryHandler, log_name: str = "run.log") -> None:
-    """Create the folder and send the log, from its first line, to a file in it."""
+    """Create the folder and send the log, from its first line, to a file in it; the folder is this process's then.
+
+    Raises InputError when it cannot be written, or when another process runs in it: two would mix their frames.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / log_name)
+        file = _LogFile(folder / log_name)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}). Give another --output.") from error
+    if not _locked(file):
+        file.close()
+        raise InputError(f"{folder}: another process is running in this folder. Wait for it, or stop it first.")
     file.setFormatter(handler.formatter)
     handler.setTarget(file)
     handler.flush()

@@ -5,21 +5,27 @@ counter says where a part is and its production starts at 0.
 """
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from openmm import app
 
 from mace_md.config import RunConfig
-from mace_md.errors import CleanStop, InputError, SafetyStop
+from mace_md.errors import CleanStop, SafetyStop
 from mace_md.md.integrators import Dynamics
 from mace_md.md.readout import make_readout
 from mace_md.md.reporters import Progress, Recorder
-from mace_md.md.restart import CURRENT, Checkpoint, check_files, check_identity, cut_files, load_into, save_checkpoint
+from mace_md.md.restart import (
+    Checkpoint,
+    check_files,
+    check_identity,
+    cut_files,
+    load_into,
+    save_checkpoint,
+    tidy_folder,
+)
 from mace_md.md.safety import Limits, Watch
 from mace_md.md.simulation import (
     Minimization,
@@ -32,6 +38,7 @@ from mace_md.md.simulation import (
 from mace_md.md.stages import RAMP_INTERVAL, Carried, Course, Part
 from mace_md.md.stopping import StopRequest
 from mace_md.md.structure import Structure
+from mace_md.md.uncertainty import Uncertainty
 from mace_md.units import ANGSTROM_TO_NM, EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
 
 log = logging.getLogger("mace_md")
@@ -57,11 +64,13 @@ class Run:
         part: Part | None = None,
         atoms: np.ndarray | None = None,
         r_max: float | None = None,
+        uncertainty: Uncertainty | None = None,
     ) -> None:
         """config : of this part alone. part : the only one by default. atoms : in the trajectory, all by default.
-        r_max : cutoff of the model, A.
+        r_max : cutoff of the model, A. uncertainty : measured while this part is made.
         """
         self.part = part or Part("production", config)
+        self.uncertainty = uncertainty
         self.config, self.structure, self.simulation = config, structure, simulation
         self.dynamics, self.identity, self.stop = dynamics, identity, stop
         self.folder: Path = config.output
@@ -107,7 +116,9 @@ class Run:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from an accepted `checkpoint`: the files are cut back to it."""
-        for note in cut_files(self.folder, checkpoint.sizes):
+        for note in tidy_folder(self.folder, checkpoint) + cut_files(
+            self.folder, checkpoint.sizes, self.part.own_files
+        ):
             log.info("%s", note)
         how = load_into(self.simulation, checkpoint)
         self._saved_at = checkpoint.step
@@ -143,6 +154,8 @@ class Run:
         ]
         if not self.course.is_constant:
             events.insert(0, (RAMP_INTERVAL, self.course.set))
+        if self.uncertainty is not None:
+            events.append((self.config.uncertainty_interval, self.uncertainty.measure))
         self._steps(total, name, events, at_start=self._first_row)
 
     def _frame(self, step: int) -> None:
@@ -264,6 +277,7 @@ class Run:
 
     def _save(self) -> None:
         sizes = {} if self.recorder is None else self.recorder.sizes()
+        sizes |= {} if self.uncertainty is None else self.uncertainty.sizes()
         self._saved_at = self.simulation.context.getStepCount()
         save_checkpoint(
             self.simulation, self.folder, phase=self.phase, sizes=sizes, identity=self.identity, part=self.part.name
@@ -300,18 +314,3 @@ class _EveryFewSeconds:
         if time.monotonic() - self._last >= self._interval:
             self._last = time.monotonic()
             log.info("%s", line)
-
-
-@contextmanager
-def disk_explained(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into what it means for the run: what is safe, and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        if sys.exc_info()[0] is BrokenPipeError:
-            raise
-        name = error.filename or folder
-        kept = "no step was made yet: make room and repeat the command with --restart"
-        if (folder / CURRENT).exists():
-            kept = f"the checkpoint in {folder} is good: make room and continue with the same command and --restart"
-        raise InputError(f"{name}: cannot be written ({error.strerror or error}); {kept}.") from error

@@ -8,8 +8,10 @@ Two are kept. A new one is written beside them and moved into place, so that at 
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,13 @@ from openmm import app
 
 from mace_md.errors import InputError
 from mace_md.md.rpmd import RingPolymer, is_ring_polymer
-from mace_md.provenance import write_atomically
+from mace_md.provenance import sync_folder, write_atomically
 
-CURRENT, PREVIOUS = "checkpoint.chk", "checkpoint_previous.chk"
+CURRENT, PREVIOUS, DAMAGED = "checkpoint.chk", "checkpoint_previous.chk", "checkpoint_damaged.chk"
 FORMAT = 1
 # What zipfile raises on an archive that is cut or altered; RuntimeError when a flag says "encrypted".
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError, RuntimeError)
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError, RuntimeError, TypeError)
+LARGEST_MEMBER = 4 * 2**30  # bytes; 16 million atoms
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def save_checkpoint(
     if current.exists():
         os.replace(current, folder / PREVIOUS)
     os.replace(temporary, current)
+    sync_folder(folder)
     write_atomically(folder / "state.xml", xml)
     return current
 
@@ -119,21 +123,25 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def _read(path: Path) -> Checkpoint:
     with zipfile.ZipFile(path) as archive:  # every member is read, and its checksum with it
+        if any(member.file_size > LARGEST_MEMBER for member in archive.infolist()):
+            raise ValueError("it says it is larger than any checkpoint")
         about = json.loads(archive.read("restart.json"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}; this version reads {FORMAT}")
+        if not isinstance(about, dict) or about["format"] != FORMAT:
+            raise ValueError(
+                f"format {about['format'] if isinstance(about, dict) else '?'}; this version reads {FORMAT}"
+            )
         return Checkpoint(
             path=path,
-            phase=about["phase"],
-            step=int(about["step"]),
-            sizes={str(name): int(size) for name, size in about["sizes"].items()},
-            identity=about["identity"],
-            platform=about["platform"],
-            versions=about["versions"],
-            part=about.get("part", ""),
+            phase=_one_of(about["phase"], ("minimize", "dynamics")),
+            step=_whole(about["step"], -(2**62)),
+            sizes={_file_name(name): _whole(size, 0) for name, size in _table(about["sizes"]).items()},
+            identity=_table(about["identity"]),
+            platform=str(about["platform"]),
+            versions=_table(about["versions"]),
+            part=str(about.get("part", "")),
             beads=_as_array(archive.read("beads.npy")) if "beads.npy" in archive.namelist() else None,
             binary=archive.read("openmm.chk"),
-            state=archive.read("state.xml").decode(),
+            state=_state_xml(archive.read("state.xml").decode()),
         )
 
 
@@ -145,6 +153,38 @@ def _as_bytes(array: np.ndarray) -> bytes:
 
 def _as_array(content: bytes) -> np.ndarray:
     return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def _one_of(value: object, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"{str(value)[:40]!r} is none of {', '.join(known)}")
+    return str(value)
+
+
+def _whole(value: object, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**62:
+        raise ValueError(f"{str(value)[:40]!r} is no step and no length")
+    return value
+
+
+def _file_name(name: str) -> str:
+    """A name of a file in the run folder: what is cut back must not lie elsewhere."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError(f"{name[:40]!r} is no file of a run folder")
+    return name
+
+
+def _table(value: object) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(value)[:40]!r} is no table")
+    return value
+
+
+def _state_xml(text: str) -> str:
+    """`text`, if it is the XML of a State. OpenMM's reader would also make a force of it, with a program inside."""
+    if not re.match(r"\s*(<\?xml[^>]*\?>)?\s*<State[\s>/]", text):
+        raise ValueError("its state is not that of a simulation")
+    return text
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict[str, object]) -> None:
@@ -175,9 +215,17 @@ def check_files(folder: Path, sizes: dict[str, int]) -> None:
             )
 
 
-def cut_files(folder: Path, sizes: dict[str, int]) -> list[str]:
-    """Cut each output file back to its length at the checkpoint; returns what was cut."""
+def cut_files(folder: Path, sizes: dict[str, int], own: Iterable[str] = ()) -> list[str]:
+    """Cut each output file back to its length at the checkpoint; returns what was cut.
+
+    `own` : patterns of the files of the part that is continued. One that the checkpoint does not know was begun after
+    it, and goes: its rows and frames come again.
+    """
     notes = []
+    for path in sorted(path for pattern in own for path in folder.glob(pattern)):
+        if path.name not in sizes:
+            notes.append(f"{path.name}: begun after the checkpoint, written anew")
+            path.unlink()
     for name, size in sizes.items():
         path = folder / name
         excess = path.stat().st_size - size
@@ -187,21 +235,35 @@ def cut_files(folder: Path, sizes: dict[str, int]) -> list[str]:
     return notes
 
 
+def tidy_folder(folder: Path, checkpoint: Checkpoint) -> list[str]:
+    """Take away what a killed process left half done, and put a damaged checkpoint where it replaces no good one."""
+    notes = []
+    if checkpoint.path.name == PREVIOUS and (folder / CURRENT).exists():
+        os.replace(folder / CURRENT, folder / DAMAGED)  # else the next save would make it the one before
+        notes.append(f"{CURRENT} is damaged and was renamed to {DAMAGED}")
+    for path in [*folder.glob("*.part"), *folder.glob(".*.tmp")]:
+        path.unlink()
+    return notes
+
+
 def load_into(simulation: app.Simulation, checkpoint: Checkpoint) -> str:
     """Set the simulation to the checkpoint; says whether the continuation is exact or from the portable state."""
     context = simulation.context
     platform = context.getPlatform().getName()
     same = platform == checkpoint.platform and openmm.version.version == checkpoint.versions.get("openmm")
-    if same:
+    # OpenMM does not check what it is given: where it is too short, it reads on past the end, and may never come back.
+    # A checkpoint grows with the first step, when random numbers and chains get their state; it never shrinks.
+    fits = same and len(checkpoint.binary) >= len(context.createCheckpoint())
+    if fits:
         context.loadCheckpoint(checkpoint.binary)
     else:
         context.setState(openmm.XmlSerializer.deserialize(checkpoint.state))
         context.setStepCount(checkpoint.step)
     if checkpoint.beads is not None:
         RingPolymer(context).put(*checkpoint.beads)
-    if same:
+    if fits:
         return "exact, random numbers included"
-    return (
-        f"from the portable state (the checkpoint is from {checkpoint.platform}, OpenMM "
-        f"{checkpoint.versions.get('openmm')}): positions, velocities and box are exact, random numbers start afresh"
-    )
+    origin = f"the checkpoint is from {checkpoint.platform}, OpenMM {checkpoint.versions.get('openmm')}"
+    if same:
+        origin = "OpenMM's own part of the checkpoint was made for another system"
+    return f"from the portable state ({origin}): positions, velocities and box are exact, random numbers start afresh"

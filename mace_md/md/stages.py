@@ -39,6 +39,13 @@ class Part:
     def is_last(self) -> bool:
         return not self.label
 
+    @property
+    def own_files(self) -> tuple[str, ...]:
+        """Patterns of the files that this part, and no other, writes step by step."""
+        ending = f"-{self.label}" if self.label else ""
+        names = (f"log{ending}.csv", f"trajectory{ending}.*", f"trajectory{ending}-bead[0-9][0-9].*")
+        return (*names, "uncertainty.csv", "uncertain.extxyz") if self.is_last else names
+
 
 def parts_of(config: RunConfig) -> list[Part]:
     """The parts of a run: its [[stage]] tables, or the one part that the options describe.

@@ -13,6 +13,7 @@ import logging
 import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from mace_md.errors import InputError
 from mace_md.model.archive import Archive, read_archive
 from mace_md.model.build import restore_model, select_head
+from mace_md.model.descriptors import PREFIX, DescriptorStatistics
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.mace import MACE
 from mace_md.model.mace_torch import LARGEST_ELL, read_mace_torch
@@ -30,6 +32,8 @@ from mace_md.model.zoo import PublishedModel, fetch, find_model, identify
 FORMAT_VERSION = 1
 _KEY = "mace_md"  # of the JSON text in the safetensors header
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# What numbers, names and shapes that make no sense raise, wherever they are first used.
+_DAMAGE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError, RecursionError)
 _log = logging.getLogger("mace_md")
 
 
@@ -70,6 +74,7 @@ def load_model(
         raise InputError(f"dtype must be float32 or float64, got {dtype!r}")
     path, published = _find(name_or_path)
     config, state, info = _read_model(path)
+    statistics = {name: state.pop(name) for name in list(state) if name.startswith(PREFIX)}
     published = published or identify(info.sha256)
     if published is not None:
         _log.info("model %s: %s", published.name, published.licence_line())
@@ -81,8 +86,18 @@ def load_model(
         model = select_head(model, head).to(device)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except _DAMAGE as error:
+        raise InputError(f"{path}: its hyper-parameters make no model ({_first_line(error)})") from None
     # Plain data beside the module: not a parameter or buffer, and of no use to TorchScript.
     model.info = replace(info, head=head)
+    try:
+        model.descriptor_statistics = (
+            DescriptorStatistics.from_tensors(statistics, len(config.atomic_numbers), config.num_channels)
+            if statistics
+            else None
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return model
 
 
@@ -99,6 +114,9 @@ def save_model(model: MACE, path: str | Path, provenance: dict | None = None, ov
         raise InputError(f"{path}: the file exists. Choose another name, or remove it first.")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     energies = state.pop("atomic_energies")
+    statistics = getattr(model, "descriptor_statistics", None)
+    if statistics is not None:
+        state |= statistics.tensors()
     info = getattr(model, "info", None) or ModelInfo(path.stem, str(path), "unknown", heads=model.config.heads)
     header = {
         "format_version": FORMAT_VERSION,
@@ -168,9 +186,8 @@ def _interpret_foreign(path: Path, archive: Archive) -> tuple[ModelConfig, dict[
         return read_mace_torch(archive)
     except (Refused, InputError) as error:
         raise InputError(f"{path}: {error}") from None
-    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: its blocks are damaged ({type(error).__name__}: {reason})") from error
+    except _DAMAGE as error:
+        raise InputError(f"{path}: its blocks are damaged ({_first_line(error)})") from error
 
 
 def _read_own(path: Path, content: bytes) -> tuple[ModelConfig, dict[str, Tensor], ModelInfo]:
@@ -189,8 +206,8 @@ def _read_own(path: Path, content: bytes) -> tuple[ModelConfig, dict[str, Tensor
         raise InputError(f"{path}: not a complete model file ({error}). Copy it again.") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        raise InputError(f"{path}: its header is damaged ({type(error).__name__}: {error})") from None
+    except _DAMAGE as error:
+        raise InputError(f"{path}: its header is damaged ({_first_line(error)})") from None
     if energies.shape != (len(config.heads), len(config.atomic_numbers)):
         raise InputError(f"{path}: E0s of shape {list(energies.shape)} do not fit its heads and elements")
     if info.dtype not in _DTYPES:
@@ -214,6 +231,14 @@ def _header(path: Path, content: bytes) -> dict:
 
 def _refuse_impossible_products(config: ModelConfig, state: dict[str, Tensor]) -> None:
     """Sizes that cannot be, before memory is asked for; indices that only the first evaluation would stumble over."""
+    held = sum(tensor.numel() for tensor in state.values())
+    network = [config.num_bessel, *config.radial_MLP]
+    needed = [n * m for n, m in pairwise(network)] + [
+        config.num_channels * max(config.MLP_channels, config.edge_channels or 1) * len(config.heads),
+        config.num_channels * (config.max_L + 1),
+    ]
+    if max(needed) > held:
+        raise InputError(f"weights do not fit the hyper-parameters: {max(needed)} of them are needed, {held} are there")
     if config.max_ell > LARGEST_ELL or state["embedding"].shape != (len(config.atomic_numbers), config.num_channels):
         raise InputError("weights do not fit the hyper-parameters: embedding, or max_ell")
     n_components = (config.max_ell + 1) ** 2
@@ -240,6 +265,10 @@ def _choose_head(path: Path, config: ModelConfig, head: str | None) -> str:
     if head is not None and head not in heads:
         raise InputError(f"{path}: no head {head!r}; its heads: {', '.join(heads)}")
     return head or heads[0]
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()[:200]}".split("\n")[0]
 
 
 def _sha256(content: bytes) -> str:

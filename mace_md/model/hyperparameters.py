@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mace_md.errors import InputError
 
@@ -65,6 +67,8 @@ class ModelConfig:
             raise InputError(f"atomic_numbers must be ascending and distinct, got {list(self.atomic_numbers)}")
         if not self.r_max > 0:
             raise InputError(f"r_max must be positive, got {self.r_max}")
+        if self.num_interactions < 1 or not self.atomic_numbers or self.num_bessel < 1 or self.num_channels < 1:
+            raise InputError("a model needs layers, elements, channels and radial functions: at least one of each")
         if not self.heads:
             raise InputError("a model needs at least one head")
 
@@ -90,11 +94,29 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(values: dict) -> ModelConfig:
-        """The configuration that `to_dict` wrote; raises InputError for unknown or missing fields."""
+        """The configuration that `to_dict` wrote; raises InputError for unknown, missing or malformed fields."""
+        kinds = get_type_hints(ModelConfig)
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        for key, value in values.items():
+            if key in kinds and not _is_of_kind(value, kinds[key]):
+                raise InputError(f"unreadable model hyper-parameters: {key} is {str(value)[:60]!r}")
         try:
-            return ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            return ModelConfig(**values)
         except TypeError as error:
             raise InputError(f"unreadable model hyper-parameters: {error}") from None
+
+
+def _is_of_kind(value: object, kind: Any) -> bool:
+    """Whether a value from a file is of the kind that a field is declared with: no text for a number, no NaN."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of_kind(item, get_args(kind)[0]) for item in value)
+    if isinstance(kind, UnionType):
+        return any(_is_of_kind(value, arm) for arm in get_args(kind))
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    if kind is int:  # sizes and atomic numbers
+        return type(value) is int and 0 <= value < 2**31
+    return value is None if kind is NoneType else type(value) is kind
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -109,26 +109,31 @@ class MACE(nn.Module):
         head : [n_atoms], int64.
         """
         sender, receiver = edge_index[0], edge_index[1]
+        features = self.layer_features(vectors, species, edge_index)
+        energy = torch.zeros(species.shape[0], dtype=vectors.dtype, device=vectors.device)
+        repulsion = self.repulsion
+        if repulsion is not None:
+            r = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+            energy = energy.index_add(0, receiver, repulsion(r, species[sender], species[receiver]))
+        for i, readout in enumerate(self.readouts):
+            by_head = readout(features[self.first_readout + i])
+            energy = energy + by_head.gather(1, head.unsqueeze(1)).squeeze(1)
+        return self.scale[head] * energy + self.shift[head]
+
+    def layer_features(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> list[Tensor]:
+        """Invariant node features after each layer, [n_atoms, num_channels] each; arguments as of `node_energies`."""
+        sender, receiver = edge_index[0], edge_index[1]
         groups = group_by_species(species, self.n_species)
         r = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)  # [n_edges, 1]
         Y = self.harmonics(vectors / r)
-        species_i, species_j = species[sender], species[receiver]
-        edge_features, cutoff = self.radial_embedding(r, species_i, species_j)
-
+        edge_features, cutoff = self.radial_embedding(r, species[sender], species[receiver])
         h = (self.embedding / math.sqrt(self.n_species)).index_select(0, species).unsqueeze(1)
-        energy = torch.zeros(species.shape[0], dtype=h.dtype, device=h.device)
-        repulsion = self.repulsion
-        if repulsion is not None:
-            energy = energy.index_add(0, receiver, repulsion(r, species_i, species_j))
         features: list[Tensor] = []
         for interaction, product in zip(self.interactions, self.products):  # noqa: B905 (TorchScript)
             A, skip = interaction(h, Y, edge_features, cutoff, sender, receiver, groups)
             h = product(A, skip, groups)
             features.append(h[:, 0])
-        for i, readout in enumerate(self.readouts):
-            by_head = readout(features[self.first_readout + i])
-            energy = energy + by_head.gather(1, head.unsqueeze(1)).squeeze(1)
-        return self.scale[head] * energy + self.shift[head]
+        return features
 
     def forward(self, graph: Graph) -> Tensor:
         """Total energy of every system, E0s included, [n_systems], eV, float64."""

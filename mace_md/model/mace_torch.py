@@ -18,7 +18,7 @@ from mace_md.model.hyperparameters import INTERACTIONS, ModelConfig
 from mace_md.model.irreps import convolution_paths, symmetric_basis_from_tensors
 from mace_md.model.module_tree import Block, count_scalars, fields_of, ratio_to, reshaped, shown, with_prefix
 from mace_md.model.radial import ACTIVATION_SCALES
-from mace_md.model.unpickle import Global, Record, Refused
+from mace_md.model.unpickle import Global, Record, Refused, brief
 
 LARGEST_ELL = 11  # e3nn has no Wigner 3j symbols beyond
 _BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
@@ -71,13 +71,15 @@ def _refuse_unknown_blocks(model: Block) -> None:
     for setting in ("use_so3", "use_edge_irreps_first", "embedding_specs"):
         if model.setting(setting, None):
             raise Refused(f"it was made with {setting}, which is unknown here.")
-    _refuse_other_layouts(model)
+    _refuse_other_layouts(model, set())
 
 
-def _refuse_other_layouts(block: Block) -> None:
+def _refuse_other_layouts(block: Block, seen: set[int]) -> None:
+    """`seen`: records that were looked at; a hostile tree can hold the same one more often than can be counted."""
+    seen.add(id(block.record))
     for name in block.modules:
-        if block.modules[name] is not None:
-            _refuse_other_layouts(block.child(name))
+        if block.modules[name] is not None and id(block.modules[name]) not in seen:
+            _refuse_other_layouts(block.child(name), seen)
     for setting in ("cueq_config", "oeq_config"):
         config = block.setting(setting, None)
         if type(config) is Record and config.state.get("enabled"):
@@ -103,7 +105,7 @@ def _refuse_other_constants(model: Block, config: ModelConfig) -> None:
             rules[f"skip connection of its layer {layer}"] = (product.setting("use_sc", None), True)
     for what, (found, expected) in rules.items():
         if found != expected:
-            raise Refused(f"the {what} is {found}; only {expected} is known here.")
+            raise Refused(f"the {what} is {brief(found)}; only {expected} is known here.")
 
 
 # --- hyper-parameters ---
@@ -329,7 +331,7 @@ def _sort_paths(product: Block, weight: Tensor, config: ModelConfig, layer: int)
         i1, i2, i3, mode, _, path_weight, shape = fields_of(instruction, 7)
         l1, l2, l3 = in1[i1][1], in2[i2][1], out[i3][1]
         if mode != "uvu" or tuple(shape) != (in1[i1][0], 1) or (l2, l1, l3) in columns:
-            raise Refused(f"{product.path} has tensor products that are unknown here ({mode}, {shape}).")
+            raise Refused(f"{product.path} has tensor products that are unknown here ({brief(mode)}, {brief(shape)}).")
         n = in1[i1][0]
         columns[(l2, l1, l3)] = weight[:, start : start + n] * ratio_to(path_weight, math.sqrt(2 * l3 + 1))
         start += n
@@ -372,7 +374,7 @@ def _species_linear(block: Block, n_species: int) -> Tensor:
         i1, _, i3, mode, _, path_weight, shape = fields_of(instruction, 7)
         l, n = out[i3][1], math.prod(shape)
         if mode != "uvw" or tuple(shape) != (in1[i1][0], n_species, out[i3][0]) or l != len(by_l) or in1[i1][1] != l:
-            raise Refused(f"{block.path} has tensor products that are unknown here ({mode}, {shape}).")
+            raise Refused(f"{block.path} has tensor products that are unknown here ({brief(mode)}, {brief(shape)}).")
         part = reshaped(weight[start : start + n], tuple(shape), block).transpose(0, 1)
         by_l.append(part * ratio_to(path_weight, math.sqrt((2 * l + 1) / (shape[0] * n_species))))
         start += n

@@ -109,13 +109,13 @@ class TensorRecord:
     def __post_init__(self) -> None:
         numbers = (self.offset, *self.size, *self.stride)
         if len(self.size) != len(self.stride) or any(type(n) is not int or n < 0 for n in numbers):
-            raise Refused(f"a tensor of shape {self.size} with strides {self.stride}")
+            raise Refused(f"a tensor of shape {brief(self.size)} with strides {brief(self.stride)}")
         count, last = 1, self.offset
         for n, step in zip(self.size, self.stride, strict=True):
             count *= n
             last += (n - 1) * step
         if count and (last >= self.storage.numel or count > self.storage.numel):
-            raise Refused(f"a tensor of shape {self.size} in a storage of {self.storage.numel} numbers")
+            raise Refused(f"a tensor of shape {brief(self.size)} in a storage of {self.storage.numel} numbers")
 
 
 class Refused(Exception):
@@ -305,7 +305,8 @@ def _global(module: Any, name: Any) -> Global:
     dotted = not name.isidentifier() or not all(part.isidentifier() for part in module.split("."))
     if dotted or not (full in _ALLOWED or full.startswith(_RECORD_PREFIXES + _FUNCTION_PREFIXES)):
         raise Refused(
-            f"its pickle asks for {full!r}, which is no part of a MACE model that can be read here; nothing was run."
+            f"its pickle asks for {brief(full)}, which is no part of a MACE model that can be read here; "
+            "nothing was run."
         )
     return Global(full)
 
@@ -346,7 +347,7 @@ def _reduce(function: Any, arguments: tuple) -> Any:
 def _activation(owner: Any, name: Any) -> Global:
     """torch.tanh and the like, which torch pickles as getattr(torch._C._VariableFunctionsClass, "tanh")."""
     if owner != Global("torch._C._VariableFunctionsClass"):
-        raise Refused(f"its pickle asks for the attribute {name!r} of {_describe(owner)}; nothing was run.")
+        raise Refused(f"its pickle asks for the attribute {brief(name)} of {_describe(owner)}; nothing was run.")
     return _global("torch", name)
 
 
@@ -357,7 +358,7 @@ def _storage(identity: Any) -> Storage:
     _, kind, key, _, numel = identity
     name = kind.name.removeprefix("torch.") if type(kind) is Global else ""
     if name not in DTYPES or type(key) is not str or not key.isalnum() or type(numel) is not int or numel < 0:
-        raise Refused(f"its pickle refers to a storage {key!r} of type {_describe(kind)}, which is unknown here.")
+        raise Refused(f"its pickle refers to a storage {brief(key)} of type {_describe(kind)}, which is unknown here.")
     dtype, itemsize = DTYPES[name]
     return Storage(dtype, itemsize, key, numel)
 
@@ -370,7 +371,7 @@ def _is(value: Any, kind: type) -> Any:
 
 def _as_latin1(text: str, encoding: str) -> bytes:
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise Refused(f"its pickle encodes text as {encoding!r}; nothing was run.")
+        raise Refused(f"its pickle encodes text as {brief(encoding)}; nothing was run.")
     return text.encode("latin1")
 
 
@@ -381,7 +382,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def brief(value: Any) -> str:
+    """A value of the file for a message: never long, and never all of a tree, which can hold itself 2^40 times."""
+    if type(value) is int and value.bit_length() > 200:
+        return "a number of many digits"
+    if value is None or type(value) in (str, int, float, bool, bytes):
+        return repr(value[:80] if type(value) in (str, bytes) else value)
+    if type(value) in (tuple, list):
+        parts = [brief(item) if type(item) not in (tuple, list) else "..." for item in value[:8]]
+        return f"({', '.join(parts)}{', ...' if len(value) > 8 else ''})"
+    return _describe(value)
+
+
 def _describe(value: Any) -> str:
     if type(value) in (Global, Record):
-        return repr(value.name)
+        return repr(value.name[:200])
     return f"a {type(value).__name__}"

@@ -311,3 +311,24 @@ def test_mutated_archives_never_escape():
             except unpickle.Refused:
                 continue
             assert values.numel() <= 6
+
+
+BOMB = b"K\x01" + b"q\x01h\x01\x86" * 40  # a tuple of itself twice, 40 times: 2^40 numbers if anything prints them
+STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + b"0X\x03\0\0\0cpuK\x06tQ"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE
+HOSTILE = {
+    "shape": TENSOR + b"K\0" + BOMB + b"K\x03K\x01\x86\x89NtR.",
+    "offset": TENSOR + BOMB + b"K\x02K\x03\x86K\x03K\x01\x86\x89NtR.",
+    "attribute": b"cbuiltins\ngetattr\n" + BOMB + BOMB + b"\x86R.",
+    "encoding": b"c_codecs\nencode\nX\x01\0\0\0a" + BOMB + b"\x86R.",
+    "storage": b"(X\x07\0\0\0storagectorch\nFloatStorage\n" + BOMB + b"X\x03\0\0\0cpuK\x06tQ.",
+    "key": b"}" + BOMB + b"Ns.",
+    "set": b"cbuiltins\nset\n" + BOMB + b"\x85R.",
+}
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_a_tree_too_large_to_print_is_refused_at_once(part):
+    with pytest.raises(unpickle.Refused) as caught:
+        interpret(HOSTILE[part])
+    assert len(str(caught.value)) < 300
