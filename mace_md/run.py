@@ -78,7 +78,7 @@ def run_once(config: RunConfig) -> int:
                 for part in later:
                     record[f"timings of {run.part.name}"] = run.timings
                     carried = Carried.out_of(run.simulation)
-                    run = _run(part, setup, build(part, setup), identity, stop, judges)
+                    run = _run(part, setup, build(part, setup), identity, stop, judges, after=run)
                     warm_up(run.simulation)
                     run.begin(carried)
                     run.produce()
@@ -162,10 +162,19 @@ def _left(parts: list[Part], checkpoint: Checkpoint | None) -> list[Part]:
     return parts[names.index(checkpoint.part) if checkpoint is not None and checkpoint.part in names else 0 :]
 
 
-def _run(part: Part, setup: SetUp, built: Built, identity: dict[str, object], stop: StopRequest, judges: Judges) -> Run:
+def _run(
+    part: Part,
+    setup: SetUp,
+    built: Built,
+    identity: dict[str, object],
+    stop: StopRequest,
+    judges: Judges,
+    after: Run | None = None,
+) -> Run:
+    """`after`: the part before."""
     return Run(
         part.config, setup.structure, built.simulation, built.dynamics, identity, stop,
-        part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max,
+        part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max, finished=after.sizes() if after else None,
         uncertainty=judges.uncertainty(part.config, built.simulation) if part.is_last else None,
     )  # fmt: skip
 

@@ -148,6 +148,16 @@ def test_last_stage_can_be_continued_to_more_steps(run, tmp_path):
     same_results(tmp_path / "whole", tmp_path / "out")
 
 
+def test_files_of_finished_stages_are_watched_over(run, tmp_path):
+    text = FREE.rpartition("steps = 25")[0]
+    assert run(text, "--steps", 5)[0] == 0
+    assert run(text, "--steps", 10, "--restart")[0] == 0
+    path = tmp_path / "out" / "trajectory-heat.dcd"
+    path.write_bytes(path.read_bytes()[:-1])
+    code, _, err = run(text, "--steps", 15, "--restart")
+    assert code == 1 and "trajectory-heat.dcd: has" in err
+
+
 MISTAKES = {
     "unknown key": ('[[stage]]\nname = "a"\ntemprature = 5\n', "[[stage]]: table 1 (a): unknown key 'temprature'. Did"),
     "unit": ('[[stage]]\nname = "a"\nsteps = 1\ntemperature = "5 bar -> 7"\n', "'5 bar' has the unit 'bar'"),

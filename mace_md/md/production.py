@@ -63,12 +63,15 @@ class Run:
         *,
         part: Part | None = None,
         atoms: np.ndarray | None = None,
+        finished: dict[str, int] | None = None,
         r_max: float | None = None,
         uncertainty: Uncertainty | None = None,
     ) -> None:
         """config : of this part alone. part : the only one by default. atoms : in the trajectory, all by default.
-        r_max : cutoff of the model, A. uncertainty : measured while this part is made.
+        finished : bytes of the files of the parts before. r_max : cutoff of the model, A. uncertainty : measured while
+        this part is made.
         """
+        self._finished = dict(finished or {})
         self.part = part or Part("production", config)
         self.uncertainty = uncertainty
         self.config, self.structure, self.simulation = config, structure, simulation
@@ -121,6 +124,7 @@ class Run:
         ):
             log.info("%s", note)
         how = load_into(self.simulation, checkpoint)
+        self._finished = dict(checkpoint.sizes)
         self._saved_at = checkpoint.step
         self.course.set(checkpoint.step)
         log.info("restart from %s at step %d: %s", checkpoint.path, checkpoint.step, how)
@@ -275,12 +279,20 @@ class Run:
             "good. Continue with the same command and --restart."
         )
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file of the run so far, those of the parts before included, when all is on the disk."""
+        written = [found for found in (self.recorder, self.uncertainty) if found is not None]
+        return self._finished | {name: size for found in written for name, size in found.sizes().items()}
+
     def _save(self) -> None:
-        sizes = {} if self.recorder is None else self.recorder.sizes()
-        sizes |= {} if self.uncertainty is None else self.uncertainty.sizes()
         self._saved_at = self.simulation.context.getStepCount()
         save_checkpoint(
-            self.simulation, self.folder, phase=self.phase, sizes=sizes, identity=self.identity, part=self.part.name
+            self.simulation,
+            self.folder,
+            phase=self.phase,
+            sizes=self.sizes(),
+            identity=self.identity,
+            part=self.part.name,
         )
         forget_neighbours(self.simulation, self.config.skin * ANGSTROM_TO_NM)
 
