@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mace-md: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `mace-md models list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_listening()
         return 0
     except OSError as error:
         if "--debug" in words or error.filename is None and error.errno != errno.ENOSPC:
@@ -86,11 +86,26 @@ def _help() -> str:
     return "\n".join(lines)
 
 
+def _stop_listening() -> None:
+    """Send what is still written to standard output nowhere: whoever read it has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Console(logging.StreamHandler):
+    """Goes on silently when the reader of a pipe leaves (`mace-md run ... | head`): the files are what a run is for."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            _stop_listening()
+        else:
+            super().handleError(record)
+
+
 @contextmanager
 def _log_to_stdout(quiet: bool) -> Iterator[None]:
     """Send the package's log to standard output while a command runs; only warnings when `quiet` (files get it all)."""
     logger = logging.getLogger("mace_md")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Console(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
     level = logger.level

@@ -1,5 +1,6 @@
 """The command line: exit codes, messages of one line, and nothing heavy for a help text."""
 
+import os
 import subprocess
 import sys
 import types
@@ -138,6 +139,29 @@ def test_a_closed_pipe_is_not_an_error():
 
 
 # ---------------------------------------------------------------------------------------------- doctor
+
+
+def test_the_log_of_a_run_whose_reader_left_goes_nowhere_and_the_run_goes_on(tmp_path):
+    code = f"""
+import logging, pathlib, sys, types
+from mace_md import cli
+def main(config):
+    for line in range(20000):
+        logging.getLogger("mace_md").info("line %d", line)
+    pathlib.Path({str(tmp_path / "end")!r}).touch()
+sys.modules["stand_in"] = types.SimpleNamespace(main=main)
+cli.COMMANDS["doctor"] = ("stand_in", "DoctorConfig", "")
+raise SystemExit(cli.main(["doctor"]))
+"""
+    script = tmp_path / "long.py"
+    script.write_text(code)
+    line = f"{sys.executable} {script} | head -1; echo code ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout.splitlines() == ["line 0", "code 0"]
+    assert done.stderr == ""
+    assert (tmp_path / "end").exists()
 
 
 def test_doctor_reports_a_crash_instead_of_crashing():
