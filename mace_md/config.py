@@ -555,10 +555,18 @@ class TrainConfig(_Settled):
     stage_two_lr: float | None = option(
         None, above=0, only_if=_STAGE_TWO, fill=1e-3, help="learning rate of the second stage"
     )
-    stage_two_energy_weight: float | None = option(None, at_least=0, only_if=_STAGE_TWO, fill=1000.0, help="as above")
-    stage_two_forces_weight: float | None = option(None, at_least=0, only_if=_STAGE_TWO, fill=100.0, help="as above")
+    stage_two_energy_weight: float | None = option(
+        None, at_least=0, only_if=_STAGE_TWO, fill=1000.0, help="weight of the energy in the second stage"
+    )
+    stage_two_forces_weight: float | None = option(
+        None, at_least=0, only_if=_STAGE_TWO, fill=100.0, help="weight of the forces in the second stage"
+    )
     stage_two_stress_weight: float | None = option(
-        None, at_least=0, only_if=_STAGE_TWO, help="as above", shown_default="10 if labelled"
+        None,
+        at_least=0,
+        only_if=_STAGE_TWO,
+        help="weight of the stress in the second stage",
+        shown_default="10 if labelled",
     )
     seed: int | None = option(None, at_least=0, help="seed of the first weights and of the order", shown_default="1")
     seeds: tuple[int, ...] | None = option(

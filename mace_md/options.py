@@ -231,7 +231,9 @@ def _metavar(entry: Field, kind: type) -> str:
         return "{" + ",".join(entry.metadata["choices"]) + "}"
     if "unit" in entry.metadata:
         return entry.metadata["unit"]
-    return "NAME_OR_PATH" if entry.metadata.get("name_or_path") else {int: "N", Path: "PATH"}.get(kind, "TEXT")
+    if entry.metadata.get("name_or_path"):
+        return "NAME_OR_PATH"
+    return {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
 
 
 def _help_suffix(entry: Field) -> str:

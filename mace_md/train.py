@@ -147,7 +147,8 @@ class MemberFiles:
         self.bar.epoch(record)
         every = max(1, self.config.epochs // 100)
         if record.epoch == 1 or record.epoch % every == 0:
-            log.info("%s", describe(record))
+            with self.bar.set_aside():
+                log.info("%s", describe(record))
         if record.improved:
             self._write_model(row)
         if record.epoch % self.config.checkpoint_interval == 0:

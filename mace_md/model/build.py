@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mace_md.errors import InputError
 from mace_md.model.hyperparameters import ModelConfig
-from mace_md.model.irreps import SymmetricBasis
+from mace_md.model.irreps import SymmetricBasis, count_couplings, symmetric_basis
 from mace_md.model.mace import MACE
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "restore_model",
     "select_head",
     "select_species",
+    "soften_products",
     "with_heads",
 ]
 
@@ -31,6 +32,25 @@ def build_model(config: ModelConfig, seed: int | None = None, dtype: torch.dtype
         if seed is not None:
             torch.manual_seed(seed)
         return MACE(config).to(dtype)
+
+
+@torch.no_grad()
+def soften_products(model: MACE) -> None:
+    """Make the initial product weights as small as mace-torch's, which divides by the number of all its paths.
+
+    Its full basis has 23 cubic paths to l = 0 and 51 to l = 1, for our independent 8 and 12: with our own numbers the
+    cubic terms would start three to five times as large.
+    """
+    config = model.config
+    for layer, product in enumerate(model.products):
+        sizes = symmetric_basis(config.max_ell, config.out_L(layer), config.correlation[layer]).path_sizes
+        blocks = [(L, d) for L in range(config.out_L(layer) + 1) for d in range(1, config.correlation[layer] + 1)]
+        start = 0
+        for (L, degree), size in zip(blocks, sizes, strict=True):
+            if size:
+                factor = size / count_couplings(config.max_ell, L, degree)
+                product.contraction.weight[:, start : start + size] *= factor
+            start += size
 
 
 def restore_model(config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> MACE:

@@ -152,6 +152,11 @@ def symmetric_basis(max_ell: int, max_L: int, correlation: int) -> SymmetricBasi
     return symmetric_basis_from_tensors(by_L, tolerance=1e-6)
 
 
+def count_couplings(max_ell: int, L: int, degree: int) -> int:
+    """Ways to couple `degree` copies of A to L one after the other, dependent ones included: mace-torch's paths."""
+    return len(_nested_couplings(max_ell, degree, L).get((L, (-1) ** L), []))
+
+
 def _nested_couplings(max_ell: int, degree: int, max_L: int) -> dict[tuple[int, int], list[Tensor]]:
     """All ways to couple `degree` copies of A one after the other: (l <= max_L, parity) -> [2l + 1, n, ..., n] each.
 

@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 
 from mace_md.config import TrainConfig
 from mace_md.errors import InputError
-from mace_md.model.build import build_model
+from mace_md.model.build import build_model, soften_products
 from mace_md.model.checkpoint import ModelInfo, load_model
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.mace import MACE
@@ -162,6 +162,7 @@ class Start:
             model = copy.deepcopy(self.source).to(dtype)
         else:
             model = build_model(self.architecture, seed=seed, dtype=dtype)
+            soften_products(model)
             model.scale.fill_(self.scale)
             model.shift.fill_(self.shift)
         known = model.atomic_numbers.tolist()

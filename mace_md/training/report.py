@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -83,9 +84,9 @@ class ProgressBar:
         if not self._bar.disable:
             self._bar.update(place - self._bar.n)
 
-    def write(self, line: str) -> None:
-        """A line above the bar."""
-        self._bar.write(line, file=sys.stdout) if not self._bar.disable else print(line)
+    def set_aside(self) -> AbstractContextManager[None]:
+        """While open, lines can be written; the bar comes back below them."""
+        return nullcontext() if self._bar.disable else self._bar.external_write_mode(file=sys.stdout)
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -102,7 +103,7 @@ def describe(record: EpochRecord, short: bool = False) -> str:
     stress = rmse["stress"]
     parts = [energy, forces] + ([f"S {1000 * stress:.2f} meV/A^3"] if stress == stress else [])
     if short:
-        return f" loss {record.train_loss:.3g} RMSE " + " ".join(parts)
+        return f"loss {record.train_loss:.3g} RMSE " + " ".join(parts)
     return (
         f"epoch {record.epoch:4d}  loss {record.train_loss:.4g} / {record.valid.loss:.4g}  RMSE {'  '.join(parts)}  "
         f"lr {record.lr:.2g}  {record.structures_per_s:.0f} frames/s{'  *' if record.improved else ''}"
