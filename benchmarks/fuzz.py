@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "fuzz"))
-BATCH = 2000
+BATCH = 20_000  # inputs
 RESULT = HERE / "results" / "fuzz.json"
 
 

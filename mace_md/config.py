@@ -322,6 +322,9 @@ class RunConfig(_Settled):
     report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
     checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints")
 
+    trust_pickle: bool = option(
+        False, cli_only=True, help="run the program inside a potential.pt; for files that you or people you trust made"
+    )
     config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
     quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
     debug: bool = option(False, cli_only=True, help="show the traceback of an error")

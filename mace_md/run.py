@@ -120,6 +120,11 @@ def _read(config: RunConfig) -> Structure:
 def _load(config: RunConfig, structure: Structure) -> LoadedModel:
     """The model, after every check of the structure against it."""
     if is_potential_file(config.model):
+        if not config.trust_pickle:
+            raise InputError(
+                f"{config.model}: an exported potential is a program (TorchScript), which a run executes. If you, or "
+                "people you trust, made the file, say --trust-pickle; .mace and .model files are data and need no trust."
+            )
         info = read_info(config.model)
         _refuse_other_options(config, info)
         elements = sorted(set(info.atomic_numbers))

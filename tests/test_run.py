@@ -150,7 +150,10 @@ def test_exported_potential_runs(run, tmp_path, tiny_model):
 
     path = tmp_path / "potential.pt"
     export_potential(load_model(tiny_model, dtype="float32"), [8, 1, 1] * 8, path, periodic=True, kernels="reference")
-    code, out, _ = run(model=path)
+    code, _, err = run(model=path)
+    assert (code, "say --trust-pickle" in err) == (1, True)
+    assert not (tmp_path / "water-run").exists()
+    code, out, _ = run("--trust-pickle", model=path)
     assert code == 0
     assert "an exported potential, compared with its model when it was written" in out
 
@@ -164,17 +167,17 @@ def test_options_fixed_at_export_are_refused(run, tmp_path, tiny_model):
     quick = [word for word in QUICK if word not in ("--kernels", "reference")]
     given = {"dtype": "float32", "head": "dft", "kernels": "native", "skin": "0.5"}
     for option, value in given.items():
-        code, _, err = run(f"--{option}", value, model=path, quick=quick)
+        code, _, err = run("--trust-pickle", f"--{option}", value, model=path, quick=quick)
         assert code == 1
         assert f"--{option} {value}: " in err
         assert f"was exported with {option} " in err
         assert not (tmp_path / "water-run").exists()
-    code, _, err = run("--charge", "1", model=path, quick=quick)
+    code, _, err = run("--trust-pickle", "--charge", "1", model=path, quick=quick)
     assert (code, "has no input for the charge" in err) == (1, True)
-    assert run("--dtype", "float64", model=path, quick=quick)[0] == 0
+    assert run("--trust-pickle", "--dtype", "float64", model=path, quick=quick)[0] == 0
     options = tomllib.loads((tmp_path / "water-run" / "run.toml").read_text())
     assert (options["dtype"], options["skin"]) == ("float64", 0.7)
-    assert run("--steps", "30", "--restart", model=path, quick=quick)[0] == 0
+    assert run("--trust-pickle", "--steps", "30", "--restart", model=path, quick=quick)[0] == 0
 
 
 def test_minimisation_that_does_not_converge_goes_on(run):

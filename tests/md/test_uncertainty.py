@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -81,6 +82,27 @@ def test_committee_evaluates_each_model_as_ase_does(tiny_model, other_models, bo
         atoms.calc = ase_calculator(model, kernels="reference")
         assert abs(atoms.get_potential_energy() - energy) < 1e-8
         assert np.abs(atoms.get_forces() - force).max() < 1e-8
+
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the published models are not here")
+def test_published_committee_on_a_liquid_against_labels():
+    """Three models of one study on a frame of their test set: the spread is of the size of their errors, not of another
+    unit; each is evaluated as ASE does."""
+    path = SHARED / "data" / "solvent_xtb" / "solvent_liquid.xyz"
+    atoms = ase.io.read(path, index=0)
+    labels = atoms.get_forces()
+    files = [SHARED / "models" / f"ec_emc_mace02_com{number}_swa.model" for number in (1, 2, 3)]
+    models = [load_model(file, dtype="float64") for file in files]
+    committee = Committee(models, atoms.numbers.tolist(), periodic=True)
+    _, forces = committee.evaluate(atoms.positions / 10, np.array(atoms.cell) / 10)
+    errors = np.sqrt(((forces - labels) ** 2).mean(axis=(1, 2)))
+    deviation = force_deviation(forces)
+    assert 0.3 < np.sqrt((deviation**2).mean() / 3) / errors.mean() < 1.5
+    atoms.calc = ase_calculator(models[1], kernels="reference")
+    assert np.abs(atoms.get_forces() - forces[1]).max() < 1e-6
 
 
 def test_equal_models_agree(tiny_model, box):
