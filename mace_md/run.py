@@ -123,7 +123,7 @@ def _load(config: RunConfig, structure: Structure) -> LoadedModel:
         if not config.trust_pickle:
             raise InputError(
                 f"{config.model}: an exported potential is a program (TorchScript), which a run executes. If you, or "
-                "people you trust, made the file, say --trust-pickle; .mace and .model files are data and need no trust."
+                "people you trust, made the file, say --trust-pickle; .mace and .model files are only data."
             )
         info = read_info(config.model)
         _refuse_other_options(config, info)
