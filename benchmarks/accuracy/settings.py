@@ -45,7 +45,6 @@ CPU_SIZED = Settings(
     energy_weight=100.0,
     lr_decay=0.86,
 )
-_CPU_STEPS = {"acac": 1125, "3bpa": 1125}  # optimiser steps of a CPU-sized training, about; 800 for rMD17
 
 
 def settings_for(dataset: str, n_train: int, cpu_sized: bool, correlation: int = 3) -> Settings:
@@ -55,6 +54,7 @@ def settings_for(dataset: str, n_train: int, cpu_sized: bool, correlation: int =
         # As many steps for the small training sets as a third of those of the large ones.
         epochs = 1500 if n_train >= 450 else round(500 * 950 / n_train)
         return replace(PAPER, dtype=dtype, correlation=correlation, epochs=epochs, stage_two_start=epochs * 4 // 5)
-    epochs = round(_CPU_STEPS.get(dataset, 800) / -(-n_train // CPU_SIZED.batch_size))
+    steps = 800 if dataset.startswith("rmd17-") else max(500, 2.5 * n_train)
+    epochs = round(steps / -(-n_train // CPU_SIZED.batch_size))
     decay = round(0.023 ** (1 / epochs), 3)
     return replace(CPU_SIZED, dtype=dtype, correlation=correlation, epochs=epochs, lr_decay=decay)

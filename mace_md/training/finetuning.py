@@ -16,7 +16,7 @@ from mace_md.config import TrainConfig
 from mace_md.errors import InputError
 from mace_md.model.build import with_heads
 from mace_md.model.mace import MACE
-from mace_md.training.checks import check_data
+from mace_md.training.checks import check_data, electronic_energy
 from mace_md.training.comparison import Errors, compare
 from mace_md.training.configuration import Configuration
 from mace_md.training.data import Subset, atom_counts, read_configurations, split_data, take_isolated_atoms
@@ -33,13 +33,15 @@ _SAMPLE, _NOTICEABLE = 50, 0.05  # frames looked at, eV per atom: well above the
 def refit_e0s(model: MACE, data: Sequence[Configuration]) -> E0s:
     """The E0s of `model` (of one head), moved by the least-squares fit of what it leaves of the energies in `data`.
 
-    Of equally good changes the smallest is taken: elements that the compositions do not tell apart move alike. Raises
-    InputError when there is no energy.
+    Of equally good changes the one nearest to a guess is taken: no change, or, where this explains more (core electrons
+    that the model's energies lack), a change to energies of atoms. Raises InputError when there is no energy.
     """
     elements, counts, residuals = _residuals(model, data, _MOST_RESIDUALS)
-    moves, _, rank, _ = np.linalg.lstsq(counts, residuals, rcond=None)
     values = dict(zip(model.atomic_numbers.tolist(), model.atomic_energies[0].tolist(), strict=True))
-    for z, move in zip(elements, moves, strict=True):
+    to_atoms = np.array([electronic_energy(np.array([z])) - values[z] for z in elements])
+    guess = min((np.zeros_like(to_atoms), to_atoms), key=lambda g: float(np.linalg.norm(residuals - counts @ g)))
+    correction, _, rank, _ = np.linalg.lstsq(counts, residuals - counts @ guess, rcond=None)
+    for z, move in zip(elements, guess + correction, strict=True):
         values[z] += float(move)
     origin = f"those of the model that training starts from, refitted to {len(residuals)} energies"
     if rank < len(elements):

@@ -160,7 +160,7 @@ def check_binding(data: Sequence[Configuration], e0s: E0s) -> None:
             raise InputError(
                 f"{configuration.where}: its energy is {binding:.4g} eV per atom away from that of its isolated atoms "
                 f"(from {e0s.origin}). E0s and data have to be of one method and unit: give --e0s-file, or --e0s "
-                "least-squares."
+                "least-squares (with --start-from: refit)."
             )
 
 

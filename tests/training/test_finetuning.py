@@ -126,9 +126,20 @@ def test_refitted_e0s_explain_the_other_level(folder):
         assert found.values[z] - old[z] == pytest.approx(move, abs=1e-7)
     same = refit_e0s(model, labelled)
     assert all(same.values[z] == pytest.approx(old[z], abs=1e-7) for z in old)
+
+
+def test_refitted_e0s_are_those_of_atoms_where_one_molecule_cannot_tell(folder):
+    """A model without core electrons, and one molecule with them: its E0s become about those of atoms."""
+    model = load_model(folder / "pretrained" / "model.mace")
     (one,) = molecules(1, seed=9)
-    only = refit_e0s(model, [level_b(one)] * 3)
-    assert "fix only 1 of 3" in only.origin
+    labelled = next(Labeller(model, [1, 6, 8], "reference")([one]))
+    model.atomic_energies[0] = torch.tensor([-10.0, -50.0, -100.0], dtype=torch.float64)  # valence electrons
+    found = refit_e0s(model, [labelled] * 3)
+    assert "fix only 1 of 3" in found.origin
+    for z in (1, 6, 8):
+        assert found.values[z] == pytest.approx(electronic_energy(np.array([z])), abs=0.5)
+    near = refit_e0s(model, list(Labeller(model, [1, 6, 8], "reference")([one])))
+    assert near.values == pytest.approx({1: -10.0, 6: -50.0, 8: -100.0}, abs=1e-6)
 
 
 def test_frozen_weights_stay(folder):
