@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import published  # noqa: E402
 from datasets import RMD17  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
+THROUGHPUT = ROOT / "benchmarks" / "results" / "train_throughput.json"
 DOCUMENT, FIGURE = ROOT / "docs" / "accuracy.md", ROOT / "docs" / "learning_curves.svg"
 OURS = (  # column, cpu_sized, program
     ("mace-md, paper's settings", False, "mace-md"),
@@ -36,8 +38,9 @@ error, setting, version, device and time; "-" is what was not run. How to run it
 
 {ran}
 
-The CPU-sized models are there to compare programs and to show trends with the same code, not to be good: {cpu}
-Their columns must not be read against the published ones.
+The CPU-sized models are there to compare programs and to show trends with the same code, not to be good; their
+columns must not be read against the published ones.
+{cpu}
 
 ## mace-md and mace-torch, trained alike
 
@@ -46,6 +49,14 @@ differ. Means over seeds, and the range of the seeds in brackets. Both models we
 {own}
 
 {alike}
+
+## Training throughput
+
+Structures per second of training on acetylacetone, both programs in turns on one thread of a machine that did other
+work, too (`benchmarks/train_throughput.py`): medians of epochs, wall time with the range in brackets, and by
+processor time, which other work disturbs less.
+
+{throughput}
 
 ## Acetylacetone
 
@@ -83,24 +94,32 @@ Mean absolute errors, energy / forces, on 1000 frames; 50 frames to validate wit
 def main() -> None:
     """Write the document and the figure."""
     results = list(json.loads(RESULTS.read_text()).values())
-    curves = curve_points(results)
-    draw_curves(curves)
+    draw_curves(curve_points(results))
+    DOCUMENT.write_text(document(results, json.loads(THROUGHPUT.read_text())))
+    print(f"written: {DOCUMENT}, {FIGURE}")
+
+
+def document(results: list[dict], throughput: dict) -> str:
+    """The text of docs/accuracy.md."""
     rmd17 = [f"rmd17-{molecule}" for molecule in RMD17]
     acac_rows = [("acac", test) for test in ("300K", "600K", "dihedral", "H_transfer")]
-    DOCUMENT.write_text(
-        TEXT.format(
-            ran=what_ran(results),
-            cpu=cpu_sizes(results),
-            own=own_errors(results),
-            alike=alike(results),
-            acac=table(results, acac_rows, 450, published.ACAC, "rmse"),
-            bpa=table(results, [("3bpa", "300K"), ("3bpa", "600K")], 450, published.BPA, "rmse"),
-            rmd17=table(results, [(name, "test") for name in rmd17], 950, published.RMD17, "mae"),
-            rmd17_50=table(results, [(name, "test") for name in rmd17], 50, published.RMD17_50, "mae"),
-            curves=curve_table(curves),
-        )
+    return TEXT.format(
+        ran=filled(what_ran(results)),
+        cpu=filled(cpu_sizes(results)),
+        own=filled(own_errors(results)),
+        alike=alike(results),
+        throughput=throughput_table(throughput),
+        acac=table(results, acac_rows, 450, published.ACAC, "rmse"),
+        bpa=table(results, [("3bpa", "300K"), ("3bpa", "600K")], 450, published.BPA, "rmse"),
+        rmd17=table(results, [(name, "test") for name in rmd17], 950, published.RMD17, "mae"),
+        rmd17_50=table(results, [(name, "test") for name in rmd17], 50, published.RMD17_50, "mae"),
+        curves=curve_table(curve_points(results)),
     )
-    print(f"written: {DOCUMENT}, {FIGURE}")
+
+
+def filled(text: str) -> str:
+    """The sentences in lines of a width that can be read."""
+    return textwrap.fill(text, 116, break_long_words=False, break_on_hyphens=False)
 
 
 # --- tables ---
@@ -122,7 +141,7 @@ def table(
         cells = [label]
         for column in columns.values():
             pair = column.get(label)
-            cells.append("-" if pair is None else f"{pair[0]:g} / {pair[1]:g}")
+            cells.append("-" if pair is None else f"{pair[0]} / {pair[1]}")
         for _, cpu_sized, program in OURS:
             found = chosen(
                 results, dataset=dataset, n_train=n_train, cpu_sized=cpu_sized, program=program, correlation=3
@@ -176,6 +195,18 @@ def alike(results: list[dict]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) if len(lines) > 2 else "Not run."
 
 
+def throughput_table(throughput: dict) -> str:
+    """Both programs on each model, and the ratio."""
+    lines = [["model", "mace-md", "mace-torch", "ratio", "ratio by processor time"], ["---"] * 5]
+    for name, result in throughput["results"].items():
+        cells = [name]
+        for program in ("mace-md", "mace-torch"):
+            wall, cpu = result[f"{program} per wall s"], result[f"{program} per cpu s"]
+            cells.append(f"{wall['median']:.1f} ({wall['lowest']:.1f} to {wall['highest']:.1f}); {cpu['median']:.0f}")
+        lines.append([*cells, f"{result['ratio, wall']:.2f}", f"{result['ratio, cpu']:.2f}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def spread(numbers: list[float]) -> str:
     """Mean and range."""
     text = f"{statistics.mean(numbers):.2f}"
@@ -205,7 +236,13 @@ def cpu_sizes(results: list[dict]) -> str:
         f"{s['num_channels']} channels, L = {s['max_L']}, l_max {s['max_ell']}"
         for s in (r["settings"] for r in chosen(results, cpu_sized=True))
     }
-    return f"{'; '.join(sorted(shapes)) or 'none yet'}, 800 to 1200 optimiser steps (the paper: about 150,000)."
+    steps = [
+        r["epochs_done"] * -(-r["task"]["n_train"] // r["settings"]["batch_size"])
+        for r in chosen(results, cpu_sized=True)
+    ]
+    if not steps:
+        return "None was run yet."
+    return f"They have {'; '.join(sorted(shapes))}, and {min(steps)} to {max(steps)} optimiser steps."
 
 
 def own_errors(results: list[dict]) -> str:
@@ -284,7 +321,8 @@ def draw_curves(curves: dict[tuple[str, int], dict[int, float]]) -> None:
             axis.set_minor_formatter(NullFormatter())
         panel.set_yticks([20, 30, 50, 100, 200, 300])
         panel.grid(alpha=0.3, which="both", linewidth=0.4)
-        panel.legend(fontsize=8)
+        if curves:
+            panel.legend(fontsize=8)
     panels[0].set_ylabel("force MAE, meV/A")
     figure.savefig(FIGURE, metadata={"Date": None})
 
