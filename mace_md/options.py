@@ -508,7 +508,11 @@ def _table_template(entry: Field, kind: type) -> list[str]:
         meta = key.metadata
         unit = f", {meta['unit']}" if "unit" in meta else ""
         choices = f" [{' | '.join(meta['choices'])}]" if "choices" in meta else ""
-        lines.append(f"# {key.name} = {shown_default(key) or '...'}  # {meta['help']}{unit}{choices}\n")
+        default = meta.get("fill", None if key.default is MISSING else key.default)
+        said = "required" if key.default is MISSING else meta.get("shown_default")
+        note = f" ({said})" if said else ""
+        value = "" if default is None else _toml(default)
+        lines.append(f"# {key.name} = {value}  # {meta['help']}{unit}{choices}{note}\n")
     return [*lines, "\n"]
 
 

@@ -231,7 +231,8 @@ def _identity(config: RunConfig, structure: Structure, model: LoadedModel) -> di
     if config.temperature_from is not None or config.pressure_from is not None:
         found["steps (of a ramp)"] = config.num_steps
     for name in ("restraint", "external_force"):
-        found[name] = [asdict(table) for table in getattr(config, name)]
+        for number, table in enumerate(getattr(config, name), start=1):
+            found |= {f"[[{name}]] {number}: {key}": value for key, value in asdict(table).items() if key != "name"}
     return found | identity_of(config.stage)
 
 

@@ -148,6 +148,16 @@ def test_last_stage_can_be_continued_to_more_steps(run, tmp_path):
     same_results(tmp_path / "whole", tmp_path / "out")
 
 
+def test_another_restraint_is_another_run(run):
+    assert run("steps = 5\n" + HOLD)[0] == 0
+    code, _, err = run("steps = 5\n" + HOLD.replace("5000", "6000"), "--restart")
+    assert code == 1
+    assert "[[restraint]] 1: k was 5000.0, is 6000.0" in err
+    code, _, err = run("steps = 5\n", "--restart")
+    assert code == 1
+    assert "[[restraint]] 1: k was 5000.0, is None" in err
+
+
 def test_files_of_finished_stages_are_watched_over(run, tmp_path):
     text = FREE.rpartition("steps = 25")[0]
     assert run(text, "--steps", 5)[0] == 0

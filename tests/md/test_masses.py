@@ -1,5 +1,7 @@
 """Masses: what hydrogen gains its neighbour loses, and frozen atoms are none."""
 
+import json
+
 import numpy as np
 import openmm
 import pytest
@@ -40,6 +42,17 @@ def test_what_cannot_give_mass_is_refused(tmp_path):
         repartition_hydrogen(written(tmp_path, molecule("H2")).topology, 3.0)
     with pytest.raises(InputError, match="without a heavy neighbour"):
         repartition_hydrogen(written(tmp_path, Atoms("ArH", positions=[[0, 0, 0], [5, 0, 0]])).topology, 3.0)
+
+
+def test_the_time_steps_of_the_guide_are_those_measured(repository):
+    """1 fs with light hydrogen, 2 fs with 3 Da: drift below 0.05 meV an atom and ps, within its error; beyond, it breaks."""
+    record = json.loads((repository / "benchmarks/results/hydrogen_mass.json").read_text())
+    for name, system in record["systems"].items():
+        runs = {(run["hydrogen_mass"], run["timestep_fs"]): run for run in system["runs"]}
+        for key in ((None, 1.0), (1.5, 1.5), (3.0, 2.0)):
+            run = runs[key]
+            assert run["stable"] and abs(run["drift_meV_atom_ps"]) < 0.05 + run["drift_error_meV_atom_ps"], (name, key)
+        assert not runs[None, 2.0]["stable"] and not runs[3.0, 3.0]["stable"]
 
 
 def test_a_system_has_the_masses_it_is_given(tmp_path):
