@@ -45,7 +45,7 @@ def test_what_cannot_give_mass_is_refused(tmp_path):
 
 
 def test_the_time_steps_of_the_guide_are_those_measured(repository):
-    """1 fs with light hydrogen, 2 fs with 3 Da: drift below 0.05 meV an atom and ps, within its error; beyond, it breaks."""
+    """1 fs with light hydrogen, 2 fs with 3 Da: drift below 0.05 meV an atom and ps; beyond, it breaks."""
     record = json.loads((repository / "benchmarks/results/hydrogen_mass.json").read_text())
     for name, system in record["systems"].items():
         runs = {(run["hydrogen_mass"], run["timestep_fs"]): run for run in system["runs"]}
