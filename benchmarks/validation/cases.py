@@ -132,13 +132,27 @@ def crystal(store: Store, thermostat: str) -> list[Check]:
 def barostat(store: Store, kind: str, scaling: str, molecules: bool, thermostat: str = "langevin") -> list[Check]:
     """Kinetic energy; ensembles at two temperatures and at two pressures."""
     matter = rare_gas(molecules=molecules)
-    base = Ensemble(thermostat, COLD, kind, LOW, scaling)
-    points = [base, replace(base, temperature=WARM), replace(base, pressure=HIGH)]
-    runs = [(point, store.samples(matter, point, count=1000, every=10, equilibration=1500)) for point in points]
+    runs = [(point, barostat_samples(store, matter, point)) for point in barostat_points(kind, scaling, thermostat)]
     found = checks.kinetic_energy(matter, *runs[0])
     if molecules:
         found += checks.equipartition(matter, *runs[0])
     return [*found, checks.ensemble_ratio(matter, runs[0], runs[1]), checks.ensemble_ratio(matter, runs[0], runs[2])]
+
+
+def barostat_points(kind: str, scaling: str, thermostat: str = "langevin") -> list[Ensemble]:
+    """A state point, one that is warmer, and one at higher pressure; shapes of boxes need more moves."""
+    base = Ensemble(thermostat, COLD, kind, LOW, scaling, barostat_interval=5 if _slow(kind, scaling) else 10)
+    return [base, replace(base, temperature=WARM), replace(base, pressure=HIGH)]
+
+
+def barostat_samples(store: Store, matter: Matter, point: Ensemble) -> Samples:
+    """The samples of a state point, 1000 or, where the box changes its shape slowly, 3500."""
+    slow = _slow(point.barostat, point.scaling)
+    return store.samples(matter, point, count=3500 if slow else 1000, every=10, equilibration=3000 if slow else 1500)
+
+
+def _slow(kind: str | None, scaling: str) -> bool:
+    return kind == "flexible" or (scaling == "molecules" and kind != "isotropic")
 
 
 def gas(store: Store, kind: str, scaling: str, atoms_each: int) -> list[Check]:

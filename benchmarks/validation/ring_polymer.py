@@ -32,7 +32,7 @@ def sample_beads(
     force = make_force(matter.topology, matter.model, periodic=True, **matter.options)
     system = make_system(matter.topology, force)
     simulation = make_simulation(matter.topology, system, dynamics, choose_platform("Reference"), matter.positions)
-    rings = RingPolymer(simulation.context, temperature)
+    rings = RingPolymer(simulation.context)
     rings.collapse(matter.positions, seed)
     gyrations, energies = [], []
 
