@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,18 @@ _TEXT = ("head", "config_type")
 _BLOCK = 1000  # frames written at once
 
 
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What HDF5 says of a damaged file, in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(f"{path}: a damaged HDF5 file ({reason}). Copy or write it again") from None
+
+
 class Hdf5Configurations(Sequence[Configuration]):
     """The frames of a file, read when they are asked for. A copy in another process opens the file again."""
 
@@ -50,7 +62,8 @@ class Hdf5Configurations(Sequence[Configuration]):
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._file: Any = None
-        self._first_atom = self._open()["first_atom"][:]
+        with _explained(self.path):
+            self._first_atom = self._open()["first_atom"][:]
 
     def _open(self) -> Any:
         if self._file is None:
@@ -69,6 +82,10 @@ class Hdf5Configurations(Sequence[Configuration]):
 
     def __getitem__(self, index: int) -> Configuration:
         index = range(len(self))[index]  # IndexError outside
+        with _explained(self.path):
+            return self._read(index)
+
+    def _read(self, index: int) -> Configuration:
         file = self._open()
         atoms = slice(self._first_atom[index], self._first_atom[index + 1])
         values = {name: file[name][index] for name in _PER_FRAME}
@@ -174,7 +191,7 @@ def _known(values: np.ndarray) -> np.ndarray | None:
 
 def _check_layout(path: Path, file: Any) -> None:
     if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-        found = ", ".join(sorted(file)[:8])
+        found = ", ".join(sorted(map(str, file))[:8])
         raise InputError(
             f"{path}: not an HDF5 file of labelled configurations in mace-md's layout (it holds {found}). "
             "mace_md.training.hdf5.write_hdf5 writes one, from what read_configurations gives."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,16 @@ _KEYS = {
 
 def read_npz(path: Path, labels: LabelFormat) -> list[Configuration]:
     """Every frame, from kcal/mol and A unless `labels` says otherwise; raises InputError for another layout."""
+    try:
+        return _frames(path, _load(path), labels)
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, OverflowError, AttributeError) as error:
+        raise InputError(f"{path}: its arrays are not those of rMD17 ({str(error)[:200]})") from None
+
+
+def _frames(path: Path, arrays: dict[str, np.ndarray], labels: LabelFormat) -> list[Configuration]:
     factors = labels.factors(energy_unit="kcal/mol")
-    arrays = _load(path)
     keys = _KEYS | {label: (labels.key(label),) for label in ("energy", "forces") if labels.key(label)}
     found = {what: next((arrays[key] for key in names if key in arrays), None) for what, names in keys.items()}
     for what, names in keys.items():
@@ -58,7 +67,16 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        LookupError,
+        TypeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path}: not a readable npz file ({error})") from None
 
 

@@ -13,6 +13,7 @@ import struct
 import tarfile
 import time
 import traceback
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -110,6 +111,11 @@ def targets(folder: Path) -> dict[str, Target]:
         "potential, metadata": Target(_potential(folder / "x.pt"), _other_potential(), 4_000),
         "checkpoint": Target(_checkpoint(folder), _damaged_checkpoint(), 4_000),
         "options file": Target(_options_file(folder / "run.toml"), _damaged_options(), 3_000),
+        "structure files": Target(_structure(folder), _damaged_structure(), 1_000),
+        "training data, extended XYZ": Target(_training(folder / "x.xyz"), _damaged_extxyz, 600),
+        "training data, npz": Target(_training(folder / "x.npz"), _damaged_npz(), 800),
+        "training data, HDF5": Target(_training(folder / "x.h5"), _damaged_hdf5(folder), 600),
+        "committee listing": Target(_listing(folder / "committee.json"), _other_listing, 1_000),
         "quantities and flags": Target(_flags, _odd_flags, 4_000),
     }
 
@@ -308,6 +314,104 @@ def _damaged_options() -> Make:
         b'structure = "a.pdb"\nmodel = "b"\ntime = "1ns"\ntimestep = 0.5\ntrajectory_format = ["dcd", "xtc"]\n',
     ]
     return lambda rng: mutated_bytes(rng, rng.choice(good), good)
+
+
+def _structure(folder: Path) -> Callable[[bytes], object]:
+    def read(content: bytes) -> object:
+        from mace_md.md.formats.reader import read_contents
+
+        suffix, _, text = content.partition(b"\n")
+        path = folder / f"x{suffix.decode()}"
+        path.write_bytes(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read_contents(path)
+
+    return read
+
+
+def _damaged_structure() -> Make:
+    """The first line is the suffix of the file, which says its format."""
+    inputs = TESTS.parent / "systems" / "inputs"
+    files = [inputs / name for name in ("enkephalin.pdb", "acetic_acid.extxyz", "urea.cif", "aspirin.sdf")]
+    files += [inputs / "carbon_dioxide.vasp", inputs / "caffeine.xyz"]
+    good = [(path.suffix.encode(), path.read_bytes()[:6000]) for path in files]
+
+    def make(rng: random.Random) -> bytes:
+        suffix, text = rng.choice(good)
+        return suffix + b"\n" + mutated_bytes(rng, text, [text])
+
+    return make
+
+
+def _training(path: Path) -> Callable[[bytes], object]:
+    def read(content: bytes) -> object:
+        from mace_md.training.data import read_configurations
+
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return list(read_configurations(path))
+
+    return read
+
+
+_FRAMES = b"""3
+Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:REF_forces:R:3 REF_energy=-3.5 config_type=water pbc="T T T"
+O 0 0 0 0.1 0 0
+H 0.957 0 0 -0.1 0.2 0
+H -0.24 0.927 0 0 -0.2 0
+2
+Properties=species:S:1:pos:R:3:forces:R:3 energy=-1.25 stress="0 0 0 0 0 0 0 0 0" pbc="F F F"
+H 0 0 0 0 0 1.5
+H 0 0 0.74 0 0 -1.5
+"""
+
+
+def _damaged_extxyz(rng: random.Random) -> bytes:
+    return mutated_bytes(rng, _FRAMES, [_FRAMES])
+
+
+def _damaged_npz() -> Make:
+    import numpy as np
+
+    def make(rng: random.Random) -> bytes:
+        arrays = {"nuclear_charges": np.array([8, 1, 1]), "coords": np.ones((4, 3, 3)), "energies": np.zeros(4)}
+        arrays["forces"] = np.zeros((4, 3, 3))
+        if rng.random() < 0.5:
+            odd = [np.zeros(0), np.array("x"), np.array([1.5]), np.zeros((2, 2, 2, 2)), np.array([True]), np.array(3)]
+            arrays[rng.choice(list(arrays))] = rng.choice(odd)
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **arrays)
+        content = stream.getvalue()
+        return mutated_bytes(rng, content) if rng.random() < 0.7 else content
+
+    return make
+
+
+def _damaged_hdf5(folder: Path) -> Make:
+    from mace_md.training.data import read_configurations, write_hdf5
+
+    (folder / "good.xyz").write_bytes(_FRAMES)
+    write_hdf5(read_configurations(folder / "good.xyz"), folder / "good.h5", overwrite=True)
+    good = (folder / "good.h5").read_bytes()
+    return lambda rng: mutated_bytes(rng, good, [good])
+
+
+def _listing(path: Path) -> Callable[[bytes], object]:
+    def read(content: bytes) -> object:
+        from mace_md.md.uncertainty import committee_members
+
+        path.write_bytes(content)
+        return committee_members([str(path)])
+
+    return read
+
+
+def _other_listing(rng: random.Random) -> bytes:
+    good = {"format": 1, "members": [{"model": "seed-1/water.mace", "seed": 1}, {"model": "seed-2/water.mace"}]}
+    text = json.dumps(mutated_json(rng, good)).encode("utf-8", "surrogatepass")
+    return mutated_bytes(rng, text) if rng.random() < 0.3 else text
 
 
 def _flags(content: bytes) -> object:

@@ -6,6 +6,7 @@ import readers
 NAMES = (
     "pickle, random programs", "pickle, damaged", "model archive, damaged", "model archive, hostile tree",
     "own model, damaged", "own model, other header", "potential, metadata", "checkpoint", "options file",
+    "structure files", "training data, extended XYZ", "training data, npz", "training data, HDF5", "committee listing",
     "quantities and flags",
 )  # fmt: skip
 SHARE = 200  # the thorough run has so many times more inputs
