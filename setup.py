@@ -68,7 +68,7 @@ class BuildNative(build_ext):
         # Each object has a folder of its own: the compiler names objects after sources, and one is compiled often.
         folder = objects_dir / name
         target = folder / source.with_suffix(".o")
-        headers = [*PLUGINS.rglob("*.h"), *(CUDA.glob("*.cuh") if "embedded" in name else [])]
+        headers = [*PLUGINS.glob("*.h"), *([] if name.startswith("engine") else CUDA.glob("*.*h"))]
         newest = max(path.stat().st_mtime for path in [source, Path("setup.py"), *headers])
         if target.exists() and target.stat().st_mtime > newest:
             return str(target)

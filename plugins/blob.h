@@ -37,7 +37,9 @@ enum HeaderInt : int {
   kScaleZbl,  // a ZBL term exists; it is multiplied by `scale`
   kIsa,       // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
   kSections,  // first of the section offsets, in the order of enum Section
-  kFastSums = kHeaderInts - 1  // CUDA: sums of floating-point numbers in any order, rather than of fixed-point numbers
+  // CUDA only
+  kSharedTables = kHeaderInts - 2,  // 1: radial tables of layer 2 in shared memory where they fit
+  kFastSums = kHeaderInts - 1       // 1: sums of floating-point numbers in any order, rather than of fixed-point numbers
 };
 
 enum Section : int {
@@ -63,7 +65,7 @@ enum Section : int {
   kZblTypes,       // double [T][2]: covalent radius, atomic number
   kSectionCount
 };
-static_assert(kSections + 2 * kSectionCount <= kFastSums);  // offset and element count of each
+static_assert(kSections + 2 * kSectionCount <= kSharedTables);  // offset and element count of each
 
 enum HeaderDouble : int {
   kRMax,

@@ -18,6 +18,7 @@ INTS = [
     "magic", "version", "fingerprint", "bytes", "precision", "max_ell", "max_L", "channels", "conv_channels", "types",
     "rows", "radial0_by_sender", "radial1_by_pair", "mix_by_type", "mlp", "gate", "zbl", "scale_zbl", "isa",
 ]  # fmt: skip
+CUDA_FLAGS = ["shared_tables", "fast_sums"]  # the last of the integers
 SECTIONS = [
     "table0", "table1", "density0", "density1", "program0", "program1", "weights0", "weights1", "W_h", "bias_h",
     "clebsch", "clebsch_values", "W_a", "readout0", "readout0_bias", "W_r", "W_s", "b_r", "v_r", "zbl_types",
@@ -37,7 +38,15 @@ TOLERANCE = {torch.float32: 2e-6, torch.float64: 5e-10}
 MIN_KNOTS, MAX_KNOTS = 96, 4096
 
 
-def pack(folded, *, dtype: torch.dtype, skin: float, instruction_set: str = "auto") -> Tensor:
+def pack(
+    folded,
+    *,
+    dtype: torch.dtype,
+    skin: float,
+    instruction_set: str = "auto",
+    shared_tables: bool = False,
+    fast_sums: bool = False,
+) -> Tensor:
     """The folded model as one uint8 tensor, the `blob` argument of the native ops.
 
     Parameters
@@ -46,6 +55,8 @@ def pack(folded, *, dtype: torch.dtype, skin: float, instruction_set: str = "aut
     dtype : precision of the kernels, float32 or float64. Energies and forces are summed in float64 either way.
     skin : A, by which the neighbour list reaches beyond r_max.
     instruction_set : "auto", or one of the sets that the library has, for tests and measurements.
+    shared_tables, fast_sums : variants of the kernels for GPUs, for tests and measurements: radial tables in shared
+        memory where they fit; sums whose last bits depend on the order of threads.
 
     Raises InputError when the kernels have no code for the model's shape.
     """
@@ -92,6 +103,7 @@ def pack(folded, *, dtype: torch.dtype, skin: float, instruction_set: str = "aut
         "radial0_by_sender": folded.radial0_by_sender, "radial1_by_pair": folded.radial1_by_pair,
         "mix_by_type": any(w.shape[0] > 1 for w in folded.W_a), "mlp": mlp, "gate": GATES[folded.gate],
         "zbl": zbl is not None, "scale_zbl": True, "isa": INSTRUCTION_SETS[instruction_set],
+        "shared_tables": shared_tables, "fast_sums": fast_sums,
     }  # fmt: skip
     return assemble(header, numbers, sections, dtype)
 
@@ -138,6 +150,7 @@ def assemble(header: dict, numbers: dict, sections: dict, dtype: torch.dtype) ->
     fixed["fingerprint"] = int.from_bytes(digest[:8], "little", signed=True)
     for i, name in enumerate(INTS):
         ints[i] = int((header | fixed)[name])
+    ints[-len(CUDA_FLAGS) :] = [int(header[name]) for name in CUDA_FLAGS]
     data = np.frombuffer(ints.tobytes() + doubles.tobytes() + body, dtype=np.uint8)
     return torch.from_numpy(data.copy())
 

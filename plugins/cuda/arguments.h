@@ -20,6 +20,7 @@ enum DeviceStatus : long long {
 constexpr double kFixedPoint = 1099511627776.0;        // 2^40 steps an eV/angstrom (or eV a unit of a feature)
 constexpr double kFixedPointLimit = 4194304.0;         // 2^22: sums of two such values still fit
 constexpr int kTileAtoms = 32;                         // atoms of one type that the node kernels treat together
+constexpr int kSharedTableThreads = 512;               // of a block that keeps a radial table in shared memory
 constexpr int kShiftBits = 10, kShiftOffset = 512;     // a lattice translation is three numbers of ten bits
 
 // The first bytes of a state on the device. Zero, but for the id, when it is made.

@@ -25,6 +25,7 @@ constexpr int group_count() {
   return n;
 }
 constexpr int kGroups = group_count();
+constexpr int kTableRows = kRows * (MACE_MD_BY_PAIR1 ? kTypes * kTypes : 1);
 constexpr int kSums = kA + 1;  // of an edge: dE/dY, then dE/dr
 constexpr int kChunk = 16;     // edges whose sums over channels are combined at once
 
@@ -90,6 +91,14 @@ static MACE_MD_INLINE void combine_warps(const Real* partial, int n, Real* out) 
   __syncthreads();
 }
 
+// The same, to `out` of one receiver that only this warp writes: replaced by the first slice of channels, then added to.
+static MACE_MD_INLINE void add_sums(Real* q, Real derivative, bool first, Real* out) {
+  const Real sum = transposing_sum(q);
+  derivative = warp_sum(derivative);
+  if (lane() % 2 == 0 && lane() / 2 < kA) out[lane() / 2] = first ? sum : out[lane() / 2] + sum;
+  if (lane() == 0) out[kA] = first ? derivative : out[kA] + derivative;
+}
+
 // ---- layer 1: A0[lm] = sum_j R_l Y_lm
 
 MACE_MD_KERNEL(conv1_forward, kThreadsA) {
@@ -150,6 +159,18 @@ MACE_MD_KERNEL(conv1_reverse, kThreadsA) {
 
 // ---- layer 2: rows[path, m1, m2] = sum_j R_path Y_l1m1 H_l2m2
 
+// Where a group finds the radial functions of its paths: in the table of the model, through the caches, or in a copy of
+// one slice of kWarp channels in shared memory.
+struct InCache {
+  static constexpr int kRow = kPaths * C2;
+  static constexpr int path(int p, int) { return p * C2; }
+};
+template <int N_PATHS>
+struct InShared {
+  static constexpr int kRow = N_PATHS * kWarp;
+  static constexpr int path(int p, int first) { return (p - first) * kWarp; }
+};
+
 // One group of paths, FIRST to END.
 template <int FIRST, int END>
 struct Group {
@@ -162,11 +183,12 @@ struct Group {
   static constexpr int kNumH = kEndH - kFirstH;
   using Index = typename MakeLanes<END - FIRST>::type;
 
-  template <int P>
+  template <int P, class View>
   static MACE_MD_INLINE void forward_path(const Real* table, const Edge& edge, const Real* h, Real* rows) {
     constexpr Path path = Table::value.path[P];
     constexpr int kN1 = 2 * path.l1 + 1, kN2 = 2 * path.l2 + 1, kRow = path.row - kFirstRow;
-    const Real r = radial<kPaths * C2>(table + P * C2, edge.w);
+    constexpr int kAt = View::path(P, FIRST);
+    const Real r = radial<View::kRow>(table + kAt, edge.w);
     Real a[kN2];
     MACE_MD_UNROLL
     for (int m2 = 0; m2 < kN2; ++m2) a[m2] = r * h[path.l2 * path.l2 - kFirstH + m2];
@@ -198,17 +220,17 @@ struct Group {
     for (int m = 0; m < kNumH; ++m) h[m] = s.h[(static_cast<long long>(atom) * kH + kFirstH + m) * C2 + c];
   }
 
-  template <int... P>
-  static MACE_MD_INLINE void forward(const Arguments& s, int i, int c, bool active, Lanes<P...>) {
+  // table: at the thread's channel.
+  template <class View, int... P>
+  static MACE_MD_INLINE void forward(const Arguments& s, const Real* table, int i, int c, bool active, Lanes<P...>) {
     const Edge* edges = edges_of(s) + s.candidate_start[i];
     const int n = s.n_edges[i];
     Real rows[kGroupRows] = {};
     for (int e = 0; e < n; ++e) {
       const Edge edge = edges[e];
-      const Real* table = s.table1 + static_cast<long long>(edge.row1) * kPaths * C2 + c;
       Real h[kNumH];
       load_features(s, edge.atom, c, h);
-      (forward_path<FIRST + P>(table, edge, h, rows), ...);
+      (forward_path<FIRST + P, View>(table + static_cast<long long>(edge.row1) * View::kRow, edge, h, rows), ...);
     }
     if (active) (couple<FIRST + P>(s, i, c, s.scale1[i], rows), ...);
   }
@@ -224,14 +246,15 @@ struct Group {
     Coupling<P>::reverse(phi, rows + kRow);
   }
 
-  template <int P>
+  template <int P, class View>
   static MACE_MD_INLINE void reverse_path(const Real* table, const Edge& edge, const Real* h, const Real* g,
                                           Real* h_adjoint, Real* q, Real& derivative) {
     constexpr Path path = Table::value.path[P];
     constexpr int kN1 = 2 * path.l1 + 1, kN2 = 2 * path.l2 + 1, kRow = path.row - kFirstRow;
     constexpr int kFirst = path.l2 * path.l2 - kFirstH;
+    constexpr int kAt = View::path(P, FIRST);
     Real d, p[kN2], a[kN2];
-    const Real r = radial<kPaths * C2>(table + P * C2, edge.w, edge.dw, d);
+    const Real r = radial<View::kRow>(table + kAt, edge.w, edge.dw, d);
     MACE_MD_UNROLL
     for (int m2 = 0; m2 < kN2; ++m2) {
       a[m2] = r * h[kFirst + m2];
@@ -267,27 +290,89 @@ struct Group {
     }
   }
 
+  // One edge: the adjoint of its features goes to the sender, the others are added to q and derivative.
+  template <class View, int... P>
+  static MACE_MD_INLINE void reverse_edge(const Arguments& s, const Real* table, const Edge& edge, const Real* g, int c,
+                                          bool active, Real* q, Real& derivative, Lanes<P...>) {
+    Real h[kNumH], h_adjoint[kNumH] = {};
+    load_features(s, edge.atom, c, h);
+    (reverse_path<FIRST + P, View>(table + static_cast<long long>(edge.row1) * View::kRow, edge, h, g, h_adjoint, q,
+                                   derivative),
+     ...);
+    if (active) scatter(s, edge.atom, c, h_adjoint);
+  }
+
   template <int... P>
-  static MACE_MD_INLINE void reverse(const Arguments& s, int group, int i, int c, bool active, Real* partial,
-                                     Lanes<P...>) {
+  static MACE_MD_INLINE void load_adjoint(const Arguments& s, int i, int c, bool active, Real* g, Lanes<P...>) {
+    (couple_reverse<FIRST + P>(s, i, c, active ? s.scale1[i] : Real(0), g), ...);
+  }
+
+  // A block with all channels of receiver i. table: at the thread's channel.
+  static MACE_MD_INLINE void reverse(const Arguments& s, const Real* table, int group, int i, int c, bool active,
+                                     Real* partial) {
     const Edge* edges = edges_of(s) + s.candidate_start[i];
     Real* out = s.sums + (group * s.capacity + s.candidate_start[i]) * kSums;
     const int n = s.n_edges[i];
     Real g[kGroupRows];
-    (couple_reverse<FIRST + P>(s, i, c, active ? s.scale1[i] : Real(0), g), ...);
+    load_adjoint(s, i, c, active, g, Index());
     for (int first = 0; first < n; first += kChunk) {
       const int size = n - first < kChunk ? n - first : kChunk;
       for (int e = 0; e < size; ++e) {
-        const Edge edge = edges[first + e];
-        const Real* table = s.table1 + static_cast<long long>(edge.row1) * kPaths * C2 + c;
-        Real h[kNumH], h_adjoint[kNumH] = {}, q[16] = {}, derivative = 0;
-        load_features(s, edge.atom, c, h);
-        (reverse_path<FIRST + P>(table, edge, h, g, h_adjoint, q, derivative), ...);
-        if (active) scatter(s, edge.atom, c, h_adjoint);
+        Real q[16] = {}, derivative = 0;
+        reverse_edge<InCache>(s, table, edges[first + e], g, c, active, q, derivative, Index());
         sum_channels(q, derivative, partial + (threadIdx.x / kWarp * kChunk + e) * kSums);
       }
       combine_warps(partial, size, out + first * kSums);
     }
+  }
+
+  // ---- with the table of a slice of channels in shared memory: a warp a receiver, a lane a channel
+
+  using View = InShared<END - FIRST>;
+
+  // Copies the slice of channels from `slice` on. The whole block.
+  static MACE_MD_INLINE void load_table(const Arguments& s, int slice, Real* table) {
+    __syncthreads();  // the slice before is no longer read
+    const int c = slice + lane();
+    for (int line = threadIdx.x / kWarp; line < kTableRows * (END - FIRST); line += blockDim.x / kWarp) {
+      const int row = line / (END - FIRST), path = FIRST + line % (END - FIRST);
+      table[line * kWarp + lane()] = c < C2 ? s.table1[(static_cast<long long>(row) * kPaths + path) * C2 + c] : Real(0);
+    }
+    __syncthreads();
+  }
+
+  // Calls body(receiver, slice, channel of this lane, whether there is one) for every slice and the receivers of this
+  // warp; a receiver has the same warp in every slice.
+  template <class Body>
+  static MACE_MD_INLINE void for_slices(const Arguments& s, Real* table, Body&& body) {
+    const int warps_here = blockDim.x / kWarp, first = blockIdx.x * warps_here + threadIdx.x / kWarp;
+    for (int slice = 0; slice < C2; slice += kWarp) {
+      load_table(s, slice, table);
+      const bool active = slice + lane() < C2;
+      for (int i = first; i < s.n_atoms; i += gridDim.x * warps_here)
+        body(i, slice, active ? slice + lane() : 0, active);
+    }
+  }
+
+  static MACE_MD_INLINE void forward_shared(const Arguments& s, Real* table) {
+    for_slices(s, table, [&](int i, int, int c, bool active) {
+      forward<View>(s, table + lane(), i, c, active, Index());
+    });
+  }
+
+  static MACE_MD_INLINE void reverse_shared(const Arguments& s, int group, Real* table) {
+    for_slices(s, table, [&](int i, int slice, int c, bool active) {
+      const Edge* edges = edges_of(s) + s.candidate_start[i];
+      Real* out = s.sums + (group * s.capacity + s.candidate_start[i]) * kSums;
+      const int n = s.n_edges[i];
+      Real g[kGroupRows];
+      load_adjoint(s, i, c, active, g, Index());
+      for (int e = 0; e < n; ++e, out += kSums) {
+        Real q[16] = {}, derivative = 0;
+        reverse_edge<View>(s, table + lane(), edges[e], g, c, active, q, derivative, Index());
+        add_sums(q, derivative, slice == 0, out);
+      }
+    });
   }
 };
 
@@ -305,21 +390,36 @@ static MACE_MD_INLINE void in_group(int group, Body&& body) {
 
 MACE_MD_KERNEL(conv2_forward, kThreadsH) {
   const bool active = static_cast<int>(threadIdx.x) < C2;
+  const int c = active ? threadIdx.x : 0;
   in_group<0, 0>(blockIdx.y, [&](auto group) {
     using G = decltype(group);
-    G::forward(s, blockIdx.x, active ? threadIdx.x : 0, active, typename G::Index());
+    G::template forward<InCache>(s, s.table1 + c, blockIdx.x, c, active, typename G::Index());
   });
 }
 
 MACE_MD_KERNEL(conv2_reverse, kThreadsH) {
   __shared__ Real partial[kThreadsH / kWarp * kChunk * kSums];
   const bool active = static_cast<int>(threadIdx.x) < C2;
+  const int c = active ? threadIdx.x : 0;
   Real* scratch = partial;
   in_group<0, 0>(blockIdx.y, [&](auto group) {
     using G = decltype(group);
-    G::reverse(s, blockIdx.y, blockIdx.x, active ? threadIdx.x : 0, active, scratch, typename G::Index());
+    G::reverse(s, s.table1 + c, blockIdx.y, blockIdx.x, c, active, scratch);
   });
 }
+
+#if MACE_MD_SHARED_TABLES
+// Blocks that stay: each has one group of paths and every gridDim.x-th set of receivers.
+MACE_MD_KERNEL(conv2_forward_shared, kSharedTableThreads) {
+  MACE_MD_DYNAMIC_SHARED(Real, table);
+  in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::forward_shared(s, table); });
+}
+
+MACE_MD_KERNEL(conv2_reverse_shared, kSharedTableThreads) {
+  MACE_MD_DYNAMIC_SHARED(Real, table);
+  in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::reverse_shared(s, blockIdx.y, table); });
+}
+#endif
 
 }  // namespace MACE_MD_TARGET
 }  // namespace mace_md

@@ -3,13 +3,14 @@
 // Sources are compiled for one model. Defined before: MACE_MD_REAL, MACE_MD_ELL, MACE_MD_L, MACE_MD_CHANNELS,
 // MACE_MD_CONV_CHANNELS, MACE_MD_TYPES, MACE_MD_ROWS, MACE_MD_WEIGHTS0/1, MACE_MD_MLP, MACE_MD_GATE and the flags
 // MACE_MD_BY_SENDER0, MACE_MD_BY_PAIR1, MACE_MD_MIX_BY_TYPE, MACE_MD_DENSITY0/1, MACE_MD_ZBL, MACE_MD_SCALE_ZBL,
-// MACE_MD_DETERMINISTIC (program.cpp).
+// MACE_MD_DETERMINISTIC, MACE_MD_SHARED_TABLES (program.cpp).
 #pragma once
 
 #define MACE_MD_TARGET device
 
 #ifdef MACE_MD_EMULATION
 #include "emulation.h"
+#define MACE_MD_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(emulated_dynamic_shared())
 #define MACE_MD_INLINE inline
 #define MACE_MD_UNROLL
 #define MACE_MD_ENTRY(name, threads, condition)                                                           \
@@ -20,6 +21,7 @@
   }                                                                                                       \
   static void name##_body(const Arguments& s)
 #else
+#define MACE_MD_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 #define MACE_MD_INLINE __device__ __forceinline__
 #define MACE_MD_UNROLL _Pragma("unroll")
 #define MACE_MD_ENTRY(name, threads, condition)                                                           \

@@ -132,12 +132,18 @@ CurrentDevice::~CurrentDevice() {
   driver_.pop_context(&context);
 }
 
-int architecture(int device) {
-  constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-  int major = 0, minor = 0;
-  driver().check(driver().device_attribute(&major, kMajor, device), "reading the compute capability");
-  driver().check(driver().device_attribute(&minor, kMinor, device), "reading the compute capability");
-  return 10 * major + minor;
+namespace {
+
+int attribute(int which, int device) {  // CU_DEVICE_ATTRIBUTE_*
+  int value = 0;
+  driver().check(driver().device_attribute(&value, which, device), "asking for the device's properties");
+  return value;
 }
+
+}  // namespace
+
+int architecture(int device) { return 10 * attribute(75, device) + attribute(76, device); }
+int multiprocessors(int device) { return attribute(16, device); }
+int shared_memory(int device) { return attribute(97, device); }
 
 }  // namespace mace_md::cuda

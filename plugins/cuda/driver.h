@@ -21,6 +21,7 @@ using Handle = void*;
   X(Result, pop_context, "cuCtxPopCurrent_v2", (Handle*))                                                            \
   X(Result, load_module, "cuModuleLoadData", (Handle*, const void*))                                                 \
   X(Result, get_function, "cuModuleGetFunction", (Handle*, Handle, const char*))                                     \
+  X(Result, set_attribute, "cuFuncSetAttribute", (Handle, int, int))                                                 \
   X(Result, launch, "cuLaunchKernel",                                                                                \
     (Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Handle, void**, void**))          \
   X(Result, to_host, "cuMemcpyDtoHAsync_v2", (void*, DevicePointer, size_t, Handle))                                 \
@@ -83,5 +84,9 @@ class CurrentDevice {
 
 // Compute capability of a device, as 10 * major + minor.
 int architecture(int device);
+
+// Its multiprocessors, and the shared memory that a block can ask for, in bytes.
+int multiprocessors(int device);
+int shared_memory(int device);
 
 }  // namespace mace_md::cuda

@@ -171,7 +171,7 @@ void launch(const Plan& plan, const Call& call, const Results& results, const Se
   d.check(d.fill(address(&a.header->step_status), 0, 16, session.stream()), "clearing the status");
   void* parameters[1] = {&a};
   for (const Launch& l : plan.launches)
-    d.check(d.launch(l.function, l.grid[0], l.grid[1], l.grid[2], l.block, 1, 1, 0, session.stream(), parameters,
+    d.check(d.launch(l.function, l.grid[0], l.grid[1], l.grid[2], l.block, 1, 1, l.shared, session.stream(), parameters,
                      nullptr),
             "launching the kernels");
 }

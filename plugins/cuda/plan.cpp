@@ -17,6 +17,8 @@ enum Kernel : int {
   kContract1, kReadout, kContract1Reverse, kMixReverse, kConv2Reverse, kLinearHReverse, kContract0Reverse,
   kConv1Reverse, kEdgeForces, kSumResults, kWriteForces, kKernelCount
 };
+// With radial tables in shared memory, in the place of conv2_forward and conv2_reverse.
+constexpr const char *kSharedForward = "conv2_forward_shared", *kSharedReverse = "conv2_reverse_shared";
 constexpr const char* kKernelNames[kKernelCount] = {
     "follow_positions", "build_list", "find_neighbors", "make_edges", "conv1_forward", "contract0", "linear_h",
     "conv2_forward", "mix", "contract1", "readout", "contract1_reverse", "mix_reverse", "conv2_reverse",
@@ -55,7 +57,21 @@ std::shared_ptr<const Kernels> load_kernels(const Blob& blob, int device) {
   return entry;
 }
 
-std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels& kernels) {
+// Puts the variant with tables in shared memory into `launch`, where it is asked for and fits the device.
+void use_shared_tables(const Blob& blob, int device, const char* name, const Kernels& kernels, Launch& launch) {
+  constexpr int kMostDynamicShared = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+  const int64_t bytes = shared_table_bytes(blob);
+  if (!blob[kSharedTables] || bytes > shared_memory(device)) return;
+  const Driver& d = driver();
+  Handle function;
+  d.check(d.get_function(&function, kernels.module, name), "finding the kernels");
+  d.check(d.set_attribute(function, kMostDynamicShared, static_cast<int>(bytes)), "asking for shared memory");
+  const unsigned groups = launch.grid[1];
+  const auto blocks = static_cast<unsigned>(std::max(1, multiprocessors(device) / static_cast<int>(groups)));
+  launch = {function, {blocks, groups, 1}, unsigned(kSharedTableThreads), unsigned(bytes)};
+}
+
+std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels& kernels, int device) {
   const int ell = static_cast<int>(blob[kMaxEll]), max_L = static_cast<int>(blob[kMaxL]);
   const int64_t a = (ell + 1) * (ell + 1), h = (max_L + 1) * (max_L + 1);
   const int64_t c = blob[kChannels], c2 = blob[kConvChannels], n = sizes.n_atoms;
@@ -65,7 +81,7 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   const int64_t phi_columns = over(most_paths_to_one_l(ell, max_L) * c2, kLinearColumns);
   std::vector<Launch> all(kKernelCount);
   auto set = [&](Kernel kernel, int64_t block, int64_t x, int64_t y = 1, int64_t z = 1) {
-    all[kernel] = {kernels.functions[kernel], {unsigned(x), unsigned(y), unsigned(z)}, unsigned(block)};
+    all[kernel] = {kernels.functions[kernel], {unsigned(x), unsigned(y), unsigned(z)}, unsigned(block), 0};
   };
   set(kFollowPositions, kWideBlock, over(sizes.n_particles, kWideBlock));
   set(kBuildList, kOneBlock, 1);
@@ -87,6 +103,8 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   set(kEdgeForces, kWideBlock, over(n * kWarp, kWideBlock));
   set(kSumResults, kOneBlock, 1);
   set(kWriteForces, kWideBlock, over(sizes.n_particles, kWideBlock));
+  use_shared_tables(blob, device, kSharedForward, kernels, all[kConv2Forward]);
+  use_shared_tables(blob, device, kSharedReverse, kernels, all[kConv2Reverse]);
   return all;
 }
 
@@ -180,7 +198,7 @@ std::shared_ptr<Plan> make_plan(const Blob& blob, const std::vector<int32_t>& ty
   plan->id = new_id();
   plan->sizes = sizes_for(blob, types, capacity);
   plan->kernels = load_kernels(blob, device);
-  plan->launches = launches(blob, plan->sizes, *plan->kernels);
+  plan->launches = launches(blob, plan->sizes, *plan->kernels, device);
   Arguments unused;
   plan->bytes = place_arrays(blob, plan->sizes, nullptr, unused, &plan->persistent_bytes);
   std::lock_guard<std::mutex> guard(registry().mutex);

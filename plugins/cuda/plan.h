@@ -22,7 +22,7 @@ using Arguments = ArgumentsOf<void>;
 
 struct Launch {
   Handle function;
-  unsigned grid[3], block;
+  unsigned grid[3], block, shared = 0;
 };
 
 struct Sizes {

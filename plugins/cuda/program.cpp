@@ -192,6 +192,7 @@ std::string defines(const Blob& blob) {
   define("ZBL", number(blob[kZbl] != 0));
   define("SCALE_ZBL", number(blob[kScaleZbl] != 0));
   define("DETERMINISTIC", number(blob[kFastSums] == 0));
+  define("SHARED_TABLES", number(blob[kSharedTables] != 0));
   define("GROUP_ROWS", number(kGroupRows));
   define("NODE_ATOMS", number(node_atoms(blob[kPrecision])));
   return text;
@@ -215,6 +216,18 @@ int group_count(int max_ell, int max_L) {
     for (int first = 0; first < table.count; first = table.group_end(first, kGroupRows)) ++groups;
   });
   return groups;
+}
+
+int64_t shared_table_bytes(const Blob& blob) {
+  const int64_t rows = blob[kRows] * (blob[kRadial1ByPair] ? blob[kTypes] * blob[kTypes] : 1);
+  int most = 0;  // paths of a group
+  with_paths(static_cast<int>(blob[kMaxEll]), static_cast<int>(blob[kMaxL]), [&](const auto& table) {
+    for (int first = 0, end; first < table.count; first = end) {
+      end = table.group_end(first, kGroupRows);
+      most = end - first > most ? end - first : most;
+    }
+  });
+  return rows * most * 32 * blob[kPrecision];
 }
 
 int component_count(int max_ell, int max_L) {

@@ -23,6 +23,8 @@ Program make_program(const Blob& blob);
 
 // Groups of paths of the second convolution, as convolution.cuh has them.
 int group_count(int max_ell, int max_L);
+// Bytes of shared memory that a slice of 32 channels of the tables of the largest group takes.
+int64_t shared_table_bytes(const Blob& blob);
 int component_count(int max_ell, int max_L);
 int most_paths_to_one_l(int max_ell, int max_L);
 constexpr int kGroupRows = 40;

@@ -60,6 +60,12 @@ class EmulatedDriver:
         """How often the library was asked for each of COUNTS."""
         return dict(zip(COUNTS, (ctypes.c_int64 * len(COUNTS)).in_dll(self.library, "emulated_counts"), strict=True))
 
+    def launches_of(self, kernel: str) -> int:
+        """How often a kernel was launched in this process."""
+        count = self.library.emulated_launches_of
+        count.restype = ctypes.c_longlong
+        return count(kernel.encode())
+
     @property
     def capturing(self) -> bool:
         """Whether the stream pretends to be captured into a CUDA graph."""

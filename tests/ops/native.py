@@ -69,25 +69,26 @@ def random_atoms(n_atoms=12, seed=0, cell=None, spacing=1.0, box=None) -> Atoms:
 _packed: dict = {}
 
 
-def packed(folded, dtype, skin, instruction_set):
+def packed(folded, dtype, skin, instruction_set, **variant):
     """`pack`, once for each model and precision: finding the knots of the tables takes longer than the tests."""
     weights = tuple(float(t.detach().double().sum()) for t in folded.state_dict().values())
-    key = (weights, folded.r_max, folded.gate, dtype, skin, instruction_set)
+    key = (weights, folded.r_max, folded.gate, dtype, skin, instruction_set, *variant)
     if key not in _packed:
-        _packed[key] = pack(folded, dtype=dtype, skin=skin, instruction_set=instruction_set)
+        _packed[key] = pack(folded, dtype=dtype, skin=skin, instruction_set=instruction_set, **variant)
     return _packed[key]
 
 
 class Native:
-    """The op for one packed model, in eV and A. engine: as the fixture of that name (conftest.py)."""
+    """The op for one packed model, in eV and A. engine: as the fixture of that name (conftest.py); variant: further
+    arguments of `pack`."""
 
-    def __init__(self, model, dtype=torch.float64, instruction_set="auto", skin=0.5, engine="cpu"):
+    def __init__(self, model, dtype=torch.float64, instruction_set="auto", skin=0.5, engine="cpu", **variant):
         load_library()
         self.engine = engine
         self.device = "cuda" if engine == "cuda" else "cpu"
         self.folded = fold(model)
         self.numbers = self.folded.atomic_numbers.tolist()
-        self.blob = packed(self.folded, dtype, skin, instruction_set).to(self.device)
+        self.blob = packed(self.folded, dtype, skin, instruction_set, **variant).to(self.device)
         self.state = new_state().to(self.device)
         self._types = {}  # one tensor for the same atoms, as a module has it
 

@@ -95,6 +95,14 @@ def test_a_graph_follows_atoms_and_box_with_rebuilds_on_the_device(emulation):
     assert 1 < native.status().n_builds < 12
 
 
+def test_tables_go_into_shared_memory_where_they_fit(emulation):
+    atoms = random_atoms(cell=TRICLINIC)
+    for dtype, fits in ((torch.float32, 1), (torch.float64, 0)):  # float64 has four times the knots, of twice the size
+        before = emulation.launches_of("conv2_reverse_shared")
+        Native(make_model(), dtype, engine="emulated", shared_tables=True)(atoms)
+        assert emulation.launches_of("conv2_reverse_shared") == before + fits
+
+
 @pytest.mark.parametrize("kind", ["vectors", "density"])
 def test_results_do_not_depend_on_the_order_of_threads(emulation, kind, monkeypatch):
     native, atoms = make_native(kind, torch.float32), random_atoms(n_atoms=20, cell=TRICLINIC, spacing=0.8)

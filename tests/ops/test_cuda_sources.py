@@ -15,6 +15,7 @@ from mace_md.ops.packing import INTS
 
 pytestmark = needs_library
 ARCHITECTURES = [80, 90, 100, 120]
+VARIANTS = {80: {}, 90: {"shared_tables": True}, 100: {"fast_sums": True}, 120: {}}  # the slow tests have all
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,15 @@ def nvrtc():
         pytest.skip("NVRTC is not installed (it comes with torch's CUDA packages)")
 
 
-def blob(kind, dtype, **changes):
-    return packed(fold(make_model(kind, **changes)), dtype, 0.5, "auto")
+def blob(kind, dtype, variant=None, **changes):
+    return packed(fold(make_model(kind, **changes)), dtype, 0.5, "auto", **(variant or {}))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc(nvrtc, architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
-    size = report("mace_md_compile_kernels", *blob_arguments(blob("scalars", torch.float32)), architecture)
+    model = blob("scalars", torch.float32, VARIANTS[architecture])
+    size = report("mace_md_compile_kernels", *blob_arguments(model), architecture)
     assert int(size) > 50_000  # bytes of machine code
 
 
@@ -45,8 +47,8 @@ def test_nvrtc(nvrtc, architecture, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_nvrtc_of_every_kind_of_model(nvrtc, kind, dtype, tmp_path, monkeypatch):
     monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
-    for architecture in (80, 120):
-        report("mace_md_compile_kernels", *blob_arguments(blob(kind, dtype)), architecture)
+    for variant in ({}, {"shared_tables": True, "fast_sums": True}):
+        report("mace_md_compile_kernels", *blob_arguments(blob(kind, dtype, variant)), 90)
 
 
 def test_a_newer_gpu_gets_code_that_its_driver_compiles(nvrtc, tmp_path, monkeypatch):
@@ -69,10 +71,11 @@ def test_the_compilers_words_reach_the_user(nvrtc, monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nvcc_without_spills(architecture, tmp_path):
+@pytest.mark.parametrize("variant", [{}, {"shared_tables": True, "fast_sums": True}], ids=["default", "variants"])
+def test_nvcc_without_spills(architecture, variant, tmp_path):
     """The shape of a medium model (128 channels) fits the registers in float32."""
     load_library()
-    model = blob("vectors", torch.float32, num_channels=128, MLP_channels=16)
+    model = blob("vectors", torch.float32, variant, num_channels=128, MLP_channels=16)
     report("mace_md_write_kernels", *blob_arguments(model), str(tmp_path).encode())
     command = ["nvcc", "-std=c++17", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin", f"-arch=sm_{architecture}"]
     done = subprocess.run(

@@ -35,6 +35,18 @@ def test_float32_is_the_plain_model_to_rounding(kind, engine):
     assert energy == pytest.approx(expected[0], rel=1e-6, abs=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
+@pytest.mark.parametrize("variant", ["shared_tables", "fast_sums"])
+@pytest.mark.parametrize(("kind", "num_channels"), [("vectors", 40), ("tensors", 3)])
+def test_variants_for_gpus_are_the_same_function(kind, num_channels, variant, engine):
+    model, atoms = make_model(kind, num_channels=num_channels), random_atoms(cell=TRICLINIC)
+    energy, forces, virial = Native(model, torch.float32, engine=engine, **{variant: True})(atoms)
+    expected = reference(model, atoms, R_MAX)
+    assert energy == pytest.approx(expected[0], rel=1e-6, abs=1e-5)
+    assert np.sqrt(((forces - expected[1]) ** 2).mean() / (expected[1] ** 2).mean()) < 5e-6
+    assert np.abs(virial - expected[2]).max() < 1e-5 * np.abs(expected[2]).max()
+
+
 @pytest.mark.parametrize("kind", ["vectors", "tensors of max_ell 2", "density"])
 @pytest.mark.parametrize("instruction_set", instruction_sets())
 def test_every_instruction_set_is_the_same_function(instruction_set, kind):

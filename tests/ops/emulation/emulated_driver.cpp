@@ -32,6 +32,7 @@ int mace_md_emulated_driver = 1;
 // What the tests look at.
 EXPORT long long emulated_counts[4];  // launches, synchronisations, copies, programs compiled
 long long emulated_counts[4];
+EXPORT long long emulated_launches_of(const char* kernel);
 EXPORT int emulated_capturing;
 int emulated_capturing = 0;
 
@@ -57,11 +58,14 @@ using Kernel = void (*)(const void*);
 Fibre fibres[kMostThreads];
 unsigned long long exchanged[kMostThreads / 32][2][32];
 char* stacks = nullptr;
+constexpr unsigned kDynamicShared = 232448;  // as an H100 has it
+alignas(16) char dynamic_shared[kDynamicShared];
 jmp_buf scheduler;
 int current = 0, n_threads = 0;
 Kernel kernel = nullptr;
 const void* kernel_arguments = nullptr;
 std::string failure;
+std::map<std::string, long long> launches_of;
 
 void leave(Wait reason) {
   Fibre& fibre = fibres[current];
@@ -149,7 +153,10 @@ struct Program {
 
 }  // namespace
 
+long long emulated_launches_of(const char* name) { return launches_of[name]; }
+
 EXPORT void emulated_block_barrier() { leave(Wait::kBlock); }
+EXPORT void* emulated_dynamic_shared() { return dynamic_shared; }
 
 EXPORT const unsigned long long* emulated_exchange(unsigned long long value) {
   Fibre& fibre = fibres[current];
@@ -167,10 +174,11 @@ EXPORT int cuGetErrorString(int, const char** text) {
   *text = failure.c_str();
   return 0;
 }
-EXPORT int cuDeviceGetAttribute(int* value, int, int) {
-  *value = 0;
+EXPORT int cuDeviceGetAttribute(int* value, int which, int) {
+  *value = which == 16 ? 4 : (which == 97 ? static_cast<int>(kDynamicShared) : 0);  // multiprocessors, shared memory
   return 0;
 }
+EXPORT int cuFuncSetAttribute(void*, int, int) { return 0; }
 EXPORT int cuDevicePrimaryCtxRetain(void** context, int) {
   static int only;
   *context = &only;
@@ -216,11 +224,12 @@ EXPORT int cuModuleGetFunction(void** function, void* module, const char* name) 
 }
 
 EXPORT int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                          unsigned, void*, void** parameters, void**) {
+                          unsigned shared, void*, void** parameters, void**) {
   ++emulated_counts[0];
   const auto& f = *static_cast<Function*>(function);
+  ++launches_of[f.name];
   if (by != 1 || bz != 1 || bx % 32 != 0 || bx == 0 || bx > kMostThreads || gx == 0 || gy == 0 || gz == 0 ||
-      gy > 65535 || gz > 65535) {
+      gy > 65535 || gz > 65535 || shared > kDynamicShared) {
     failure = "the launch of " + f.name + " has a shape that is not allowed";
     return 1;
   }
@@ -239,6 +248,7 @@ EXPORT int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz,
     const unsigned long long b = reverse ? n_blocks - 1 - k : k;
     blockIdx = {static_cast<unsigned>(b % gx), static_cast<unsigned>(b / gx % gy), static_cast<unsigned>(b / gx / gy)};
     std::memset(f.module->shared_begin, 0xff, f.module->shared_end - f.module->shared_begin);
+    std::memset(dynamic_shared, 0xff, shared);
     if (!run_block(reverse)) {
       failure += " (in " + f.name + ")";
       return 1;

@@ -12,6 +12,7 @@ struct EmulatedIndex {
 extern "C" {
 extern EmulatedIndex threadIdx, blockIdx, blockDim, gridDim;
 void emulated_block_barrier();
+void* emulated_dynamic_shared();
 // Every lane of the warp gives 8 bytes and sees those of all lanes, after all have given theirs.
 const unsigned long long* emulated_exchange(unsigned long long value);
 }
