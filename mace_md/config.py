@@ -598,7 +598,7 @@ class TrainConfig(_Settled):
             object.__setattr__(self, "lr", 0.01 if self.start_from is None else 0.001)
         if self.replay and self.start_from is None:
             raise UsageError("--replay needs --start-from: it holds a trained model to what it knew.")
-        for name, value in (("stage_two_start", self.epochs * 3 // 4), ("seed", 1)):
+        for name, value in (("stage_two_start", max(1, self.epochs * 3 // 4)), ("seed", 1)):
             needed = self.stage_two if name == "stage_two_start" else self.seeds is None
             if getattr(self, name) is None and needed:
                 object.__setattr__(self, name, value)

@@ -100,7 +100,7 @@ class Run:
         files = MemberFiles(folder, trainer, identity, self, config)
         if state is not None:
             log.info("continued after epoch %d", trainer.progress.epoch)
-            if state["finished"] and trainer.progress.epoch >= config.epochs:
+            if state["finished"] and trainer.is_done:
                 return files.member()
         with ProgressBar(config.epochs, trainer.progress.epoch, config.quiet or not self.processes.is_first) as bar:
             files.watch(bar)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from mace_md.model.mace import predict
 from mace_md.training.batches import PackedGraphs
 from mace_md.training.checks import electronic_energy
 from mace_md.training.configuration import Configuration
+from mace_md.training.report import ProgressBar
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -100,22 +100,23 @@ def test_nothing_is_overwritten(trained, data, capsys):
     assert "the output folder exists and is not empty" in capsys.readouterr().err
 
 
-def test_a_signal_ends_it_with_a_checkpoint_and_restart_goes_on(data, tmp_path, capsys):
-    words = ["--epochs", "40", "--seed", "5", "--no-stage-two"]
-    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    timer.start()
-    code = train(data, tmp_path / "stopped", *words)
-    timer.cancel()
-    assert code == 4
+def test_a_signal_ends_it_with_a_checkpoint_and_restart_goes_on(data, tmp_path, capsys, monkeypatch):
+    """Stopped after the fifth step, in the middle of the third epoch."""
+    words = ["--epochs", "5", "--seed", "5", "--no-stage-two"]
+    steps = iter(range(1, 1000))
+    with monkeypatch.context() as patched:
+        kill = {5: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+        patched.setattr(ProgressBar, "step", lambda bar, step, steps_: kill.get(next(steps), lambda: None)())
+        assert train(data, tmp_path / "stopped", *words) == 4
     message = capsys.readouterr().err
-    assert "stopped by SIGTERM" in message and "Continue with --restart" in message
-    assert (tmp_path / "stopped" / "learning_curve.png").exists() or "after 0 epochs" in message
+    assert "stopped by SIGTERM: after 2 epochs" in message and "Continue with --restart" in message
+    assert {"model.mace", "learning_curve.png", "checkpoint.pt"} <= {p.name for p in (tmp_path / "stopped").iterdir()}
     assert train(data, tmp_path / "stopped", *words, "--restart") == 0
     assert train(data, tmp_path / "whole", *words) == 0
     for name, tensor in weights(tmp_path / "whole" / "model.mace").items():
         assert torch.equal(tensor, weights(tmp_path / "stopped" / "model.mace")[name]), name
     rows = [(tmp_path / where / "metrics.csv").read_text().splitlines() for where in ("whole", "stopped")]
-    assert len(rows[0]) == len(rows[1]) == 41
+    assert len(rows[0]) == len(rows[1]) == 6
     for one, other in zip(*rows, strict=True):
         assert one.split(",")[:5] == other.split(",")[:5]
 
@@ -215,3 +216,12 @@ def test_max_hours_ends_it_in_good_order(data, tmp_path, capsys):
     assert "stopped after --max-hours" in capsys.readouterr().err
     started = time.perf_counter()
     assert (tmp_path / "out" / "checkpoint.pt").exists() and time.perf_counter() - started < 60
+
+
+def test_a_training_that_ran_out_of_patience_has_nothing_left_to_do(data, tmp_path):
+    words = ["--epochs", "50", "--patience", "2", "--lr", "1e-30", "--ema", "0", "--no-stage-two"]
+    assert train(data, tmp_path / "out", *words) == 0
+    table = (tmp_path / "out" / "metrics.csv").read_text()
+    assert len(table.splitlines()) == 1 + 3
+    assert train(data, tmp_path / "out", *words, "--restart") == 0
+    assert (tmp_path / "out" / "metrics.csv").read_text() == table

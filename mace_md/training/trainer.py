@@ -101,6 +101,13 @@ class Trainer:
             huber_delta=config.huber_delta,
         )
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to train: all epochs, or no improvement for `patience` in the last stage."""
+        last_stage = self.progress.stage == 2 or not self.config.stage_two
+        out_of_patience = last_stage and self.progress.since_best >= self.config.patience
+        return out_of_patience or self.progress.epoch >= self.config.epochs
+
     def run(
         self,
         on_epoch: Callable[[EpochRecord], None] = lambda record: None,
@@ -112,16 +119,13 @@ class Trainer:
         `on_epoch` is called after each epoch, `on_step` with (steps done, steps in the epoch) after each step. Raises
         SafetyStop when the loss is no number any more.
         """
-        while self.progress.epoch < self.config.epochs:
-            if self.config.stage_two and self.progress.stage == 1 and self.progress.epoch >= self._stage_two_start():
+        while not self.is_done:
+            if self._stage_one_is_over():
                 self._begin_stage_two()
+                continue
             if not self._train_epoch(on_step, should_stop):
                 return False
             on_epoch(self._finish_epoch())
-            if self.progress.since_best >= self.config.patience:
-                if self.progress.stage == 2 or not self.config.stage_two:
-                    break
-                self.progress.epoch = max(self.progress.epoch, self._stage_two_start())
         return True
 
     def validate(self) -> ValidationErrors:
@@ -209,15 +213,20 @@ class Trainer:
 
     # --- stages ---
 
-    def _stage_two_start(self) -> int:
-        return self.config.stage_two_start or 0
+    def _stage_one_is_over(self) -> bool:
+        progress, config = self.progress, self.config
+        if not config.stage_two or progress.stage == 2 or progress.steps_done:
+            return False
+        return progress.epoch >= config.stage_two_start or progress.since_best >= config.patience
 
     def _begin_stage_two(self) -> None:
         """The loss with the raised energy weight, at a constant lower rate; the best is looked for anew.
 
         As mace-torch does: the moving average goes on, and no other average over epochs is taken.
         """
-        self.progress.stage, self.progress.best_loss, self.progress.since_best = 2, float("inf"), 0
+        progress = self.progress
+        progress.stage, progress.best_loss, progress.since_best = 2, float("inf"), 0
+        progress.epoch = max(progress.epoch, self.config.stage_two_start)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.stage_two_lr
 
