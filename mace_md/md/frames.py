@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import app
 
 from mace_md.provenance import write_atomically
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS, NM_TO_ANGSTROM
@@ -26,7 +26,7 @@ class Snapshot:
         """From a State with positions and velocities."""
         box = None
         if periodic:
-            box = np.array([tuple(row) for row in state.getPeriodicBoxVectors().value_in_unit(unit.nanometer)])
+            box = np.array(state.getPeriodicBoxVectors(asNumpy=True)._value)  # as it is, in nm: units cost a look
         return cls(step, state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value, box)
 
 

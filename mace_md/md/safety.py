@@ -112,6 +112,7 @@ class Watch:
         self._contacts = _ContactLimits(self._names.numbers, limits.closest_contact)
         self._bonds = _Bonds(bonds, self._names.numbers) if limits.bond_break != "ignore" else None
         self._box_was_wide: bool | None = None
+        self._good_box: np.ndarray | None = None  # looked at already
         self._good: Snapshot | None = None
         self._looked_at: int | None = None
         self._forces_seen: int | None = None  # step at which forces were checked last
@@ -287,8 +288,9 @@ class Watch:
         return []
 
     def _box(self, snapshot: Snapshot) -> list[Finding]:
-        if snapshot.box is None:
+        if snapshot.box is None or (self._good_box is not None and (snapshot.box == self._good_box).all()):
             return []
+        self._good_box = snapshot.box
         volume = float(np.prod(np.diag(snapshot.box)))  # the box is in reduced form: lower triangular
         density = float(self._masses.sum()) / volume * DALTON_PER_CUBIC_NM_TO_G_ML if volume > 0 else math.inf
         if not density <= LARGEST_DENSITY:

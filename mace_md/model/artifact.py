@@ -13,6 +13,7 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,8 @@ def read_info(path: str | Path) -> PotentialInfo:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its metadata are damaged ({error}); export it again") from None
     if version > FORMAT_VERSION:
-        made_by = values.get("versions", {}).get("mace-md", "a newer version")
+        made_with = values.get("versions")
+        made_by = made_with.get("mace-md", "?") if isinstance(made_with, dict) else "?"
         raise InputError(
             f"{path} has format {version} (mace-md {made_by}), this is format {FORMAT_VERSION}: update mace-md"
         )
@@ -247,8 +249,8 @@ def _metadata_text(path: Path) -> str | None:
             for name in archive.namelist():
                 if name.endswith(f"/extra/{_METADATA}"):
                     return archive.read(name).decode()
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError, NotImplementedError):
-        return None
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, RuntimeError):
+        return None  # NotImplementedError, of an unknown compression, is a RuntimeError
     return None
 
 
