@@ -210,6 +210,8 @@ def _read_own(path: Path, content: bytes) -> tuple[ModelConfig, dict[str, Tensor
         raise InputError(f"{path}: its header is damaged ({_first_line(error)})") from None
     if energies.shape != (len(config.heads), len(config.atomic_numbers)):
         raise InputError(f"{path}: E0s of shape {list(energies.shape)} do not fit its heads and elements")
+    if any(type(value) is not str for key, value in asdict(info).items() if key != "heads"):
+        raise InputError(f"{path}: its header is damaged (what it says of its origin is no text)")
     if info.dtype not in _DTYPES:
         raise InputError(f"{path}: its header is damaged (dtype {info.dtype!r})")
     return config, state | {"atomic_energies": energies}, info
