@@ -1,6 +1,7 @@
 """Options: a flag, a file and a default give the same value, and what cannot be right is refused by name."""
 
 import dataclasses
+import re
 import tomllib
 from pathlib import Path
 
@@ -298,3 +299,16 @@ def test_several_paths_of_a_file_start_at_its_folder_and_come_back(tmp_path):
     assert load_config(Files, ["--config", str(tmp_path / "again.toml")]).data == config.data
     with pytest.raises(UsageError, match="data is missing"):
         load_config(Files, ["m"])
+
+
+def test_the_run_files_of_the_guide_are_read(tmp_path):
+    """Each TOML example: alone, or with the tables it needs to be a run."""
+    from mace_md.md.stages import parts_of
+
+    guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    found = [from_file(tmp_path, text) for text in examples if "[[" in text]
+    assert len(found) >= 3
+    for config in found:
+        assert config.stage or config.restraint or config.external_force
+        assert parts_of(config)[-1].is_last

@@ -138,3 +138,28 @@ def test_a_molecule_from_smiles_in_water_continues_after_a_restart(tiny_model, t
     assert cli.main(again) == 0, capsys.readouterr().err
     first, second = (tmp_path / name / "topology.pdb" for name in ("out", "again"))
     assert first.read_text() == second.read_text()
+
+
+def test_the_system_in_stages_runs(tiny_model, tmp_path, capsys):
+    """All its stages, cut to two steps each."""
+    text = (SYSTEMS / "alanine_dipeptide_water" / "stages.toml").read_text()
+    short = re.sub(r"^time = 5.0", "steps = 2", text, flags=re.MULTILINE)
+    short = short.replace('"alanine', f'"{SYSTEMS}/alanine_dipeptide_water/alanine')
+    (tmp_path / "run.toml").write_text(re.sub(r"^time = 100.0", "steps = 2", short, flags=re.MULTILINE))
+    words = ["run", "--config", str(tmp_path / "run.toml"), "--model", str(tiny_model)]
+    words += [
+        "--output",
+        str(tmp_path / "out"),
+        "--no-minimize",
+        "--seed",
+        "1",
+        "--check",
+        "skip",
+        "--report-interval",
+        "1",
+    ]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "out").glob("log*.csv")}
+    assert names == {"log-heat.csv", "log-release.csv", "log.csv"}
+    released = (tmp_path / "out" / "log-release.csv").read_text().splitlines()
+    assert "restraint_scale" in released[0] and len(released) == 4
