@@ -326,7 +326,7 @@ def read_file(cls: type, path: Path) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config: cannot read {path} ({error.strerror}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not text, not TOML, or a number of thousands of digits
         raise UsageError(f"{path}: not a TOML file: {error}") from None
     keys = {entry.name for entry, _, _ in options_of(cls) if not entry.metadata.get("cli_only")}
     for key in table:
