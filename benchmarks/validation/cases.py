@@ -146,9 +146,10 @@ def barostat_points(kind: str, scaling: str, thermostat: str = "langevin") -> li
 
 
 def barostat_samples(store: Store, matter: Matter, point: Ensemble) -> Samples:
-    """The samples of a state point, 1000 or, where the box changes its shape slowly, 3500."""
+    """The samples of a state point; more where the box changes its shape slowly or the bath is a global one."""
     slow = _slow(point.barostat, point.scaling)
-    return store.samples(matter, point, count=3500 if slow else 1000, every=10, equilibration=3000 if slow else 1500)
+    count = 1500 if slow else 1000 if point.thermostat == "langevin" else 2500
+    return store.samples(matter, point, count=count, every=10, equilibration=3000 if slow else 1500)
 
 
 def _slow(kind: str | None, scaling: str) -> bool:

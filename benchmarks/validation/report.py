@@ -115,8 +115,7 @@ def text(results: dict, nve: dict) -> str:
     if results["not_run"]:
         parts.append(f"\nPlanned and not run for this page: {', '.join(results['not_run'])}.\n")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    minutes = sum(case["cpu_seconds"] for case in results["cases"].values()) / 60
-    parts.append(f"\n{versions}; {minutes:.0f} minutes of one CPU core.\n")
+    parts.append(f"\n{versions}; OpenMM's Reference platform, one thread.\n")
     return "".join(parts)
 
 
