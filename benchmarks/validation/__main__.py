@@ -3,8 +3,8 @@
     python -m benchmarks.validation --structure water.pdb --model model.model
 
 Runs what is not there yet, so that it can be interrupted; then writes docs/validation.md, its figures and
-benchmarks/results/validation.json. About ten minutes of a quiet core, and an hour with the published model. Without --structure and --model the cases of a
-published model are left out.
+benchmarks/results/validation.json. About ten minutes of a quiet core, and as long again for the published model, whose
+cases are left out without --structure and --model.
 """
 
 import argparse

@@ -26,7 +26,7 @@ checks with fewer samples, and shows that they find bugs that were planted for t
 - **Sigma** is the deviation from theory in standard errors, from samples thinned by their statistical inefficiency; for a test of a
   whole distribution (Kolmogorov-Smirnov, chi-square) it is the normal deviation of the same p-value. Those of
   ensemble ratios, distributions and modes have no sign.
-- **The pass line was set before the runs.** {num} statistical checks are made. So that a correct program fails any of them with a
+- **The rule for the pass line was set before the runs.** {num} statistical checks are made. So that a correct program fails any of them with a
   probability of {error:.0%} at most (Bonferroni), none may exceed **{limit:.2f} sigma** (p = {p_limit:.1e}). The mean volume of an
   ideal gas has the line of OpenMM's own tests, 3 sigma. Of {num} correct results, {two:.1f} are expected beyond 2 sigma and {three:.1f}
   beyond 3; found: {found_two} and {found_three}. All deviations together: {together}.
@@ -140,7 +140,10 @@ def _constant_energy(nve: dict) -> list[str]:
 
 def _together(sigmas: np.ndarray) -> str:
     """Whether the deviations are spread as they should be: an error common to all shows here first."""
-    return f"mean square {(sigmas**2).mean():.2f}, 1 expected (checks of one series are correlated)"
+    return (
+        f"mean square {(sigmas**2).mean():.2f}; 1 is expected, and somewhat more is found because the standard errors are "
+        "themselves estimated from some 100 to 1000 independent samples, and checks of one series are correlated"
+    )
 
 
 def _by_integrator(results: dict) -> dict[str, list[dict]]:
