@@ -7,14 +7,18 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mace_md.config import TrainConfig, to_toml
 from mace_md.errors import CleanStop, InputError, SafetyStop
 from mace_md.md.folder import held_log, open_folder
 from mace_md.md.stopping import StopRequest
-from mace_md.model.checkpoint import load_model, save_model
+from mace_md.model.checkpoint import describe_model, load_model, save_model
+from mace_md.model.descriptors import descriptor_statistics
+from mace_md.model.mace import MACE
 from mace_md.provenance import collect_provenance, sha256_of, versions, write_atomically, write_json
+from mace_md.training.batches import iterate_batches
 from mace_md.training.finetuning import REPLAY_HEAD, report_replay
 from mace_md.training.optimizer import freeze_parts
 from mace_md.training.preparation import Start, TrainingData, origin_of, prepare, read_training_data
@@ -25,6 +29,8 @@ from mace_md.training.trainer import EpochRecord, Trainer
 log = logging.getLogger("mace_md")
 
 CHECKPOINT, MODEL, STAGE_ONE, METRICS = "checkpoint.pt", "model.mace", "model_stage_one.mace", "metrics.csv"
+
+FRAMES_DESCRIBED = 2000  # training frames of which a model file keeps the statistics of the descriptors
 
 # Options that may differ when a training is continued.
 _FREE = {
@@ -136,6 +142,8 @@ class MemberFiles:
         except SafetyStop:
             self._draw()
             raise
+        if finished and self.writes:
+            self._write_statistics()
         self._save(finished)
         self._draw()
         return finished
@@ -158,10 +166,25 @@ class MemberFiles:
         path = self.folder / MODEL
         if row["stage"] == 2 and not (self.folder / STAGE_ONE).exists() and path.exists():
             os.replace(path, self.folder / STAGE_ONE)
+        model = self._best_model()
+        save_model(model, path, provenance=_provenance(self.config, self.run, row), overwrite=True)
+
+    def _best_model(self) -> MACE:
         model = self.trainer.best_model().cpu()
         name = self.config.output.name if self.config.seeds is None else self.folder.name
         model.info = origin_of(self.trainer.model, self.config, name)
-        save_model(model, path, provenance=_provenance(self.config, self.run, row), overwrite=True)
+        return model
+
+    def _write_statistics(self) -> None:
+        """Put into the finished model what tells known environments of atoms from unknown ones."""
+        path, trainer = self.folder / MODEL, self.trainer
+        chosen = np.linspace(0, len(trainer.train) - 1, min(len(trainer.train), FRAMES_DESCRIBED)).astype(int)
+        groups = np.array_split(chosen, -(-len(chosen) // self.config.valid_batch_size))
+        graphs = (batch.graph for batch in iterate_batches(trainer.train, groups))
+        statistics = descriptor_statistics(trainer.best_model(), graphs)
+        model = self._best_model()
+        model.descriptor_statistics = statistics
+        save_model(model, path, provenance=describe_model(path)[2], overwrite=True)
 
     def _save(self, finished: bool) -> None:
         if self.writes:

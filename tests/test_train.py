@@ -18,6 +18,8 @@ from labelled import molecules, write_xyz
 
 from mace_md import cli
 from mace_md.model.checkpoint import describe_model, load_model
+from mace_md.model.descriptors import describe, extrapolation
+from mace_md.model.graph import edge_vectors
 from mace_md.model.mace import predict
 from mace_md.training.batches import PackedGraphs
 from mace_md.training.checks import electronic_energy
@@ -54,6 +56,21 @@ def trained(data, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("trained") / "out"
     assert train(data, output, "--epochs", "3", "--stage-two-start", "2", "--level-of-theory", "springs") == 0
     return output
+
+
+def test_the_model_knows_its_training_data(trained, data):
+    model = load_model(trained / "model.mace")
+    statistics = model.descriptor_statistics
+    assert statistics.count.sum() > 8 and statistics.count.shape == (3,)
+    frames = molecules(12)
+    graph = PackedGraphs(frames, r_max=model.r_max, atomic_numbers=model.atomic_numbers.tolist()).batch(range(12)).graph
+    known = extrapolation(
+        statistics, describe(model, edge_vectors(graph), graph.species, graph.edge_index), graph.species
+    )
+    squeezed = graph._replace(positions=0.7 * graph.positions)
+    features = describe(model, edge_vectors(squeezed), graph.species, graph.edge_index)
+    unknown = extrapolation(statistics, features, graph.species)
+    assert known.median() < 1.0 < unknown.median()
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -66,9 +66,10 @@ def descriptor_statistics(model: torch.nn.Module, graphs: Iterable[Graph]) -> De
     """
     found: list[list[Tensor]] = [[] for _ in model.atomic_numbers]
     for graph in graphs:
-        features = describe(model, edge_vectors(graph), graph.species, graph.edge_index)
-        for index in graph.species.unique().tolist():
-            found[index].append(features[graph.species == index])
+        features = describe(model, edge_vectors(graph), graph.species, graph.edge_index).cpu()
+        species = graph.species.cpu()
+        for index in species.unique().tolist():
+            found[index].append(features[species == index])
     n_features = model.num_channels
     parts = []
     for rows in found:
