@@ -225,8 +225,11 @@ def what_ran(results: list[dict]) -> str:
         "No training with the paper's settings was run: it takes hours on a GPU, and none was at hand"
     )  # fmt: skip
     minutes = sum(r["train_seconds"] for r in results) / 60
+    notes = sorted({r["note"] for r in results if "note" in r})
+    remarks = "".join(f" {sum(r.get('note') == note for r in results)} of them {note}." for note in notes)
     return (
         f"{done}. {len(small)} CPU-sized ones were run ({'; '.join(machines)}; {minutes:.0f} minutes of steps in all)."
+        f"{remarks}"
     )
 
 

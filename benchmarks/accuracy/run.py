@@ -100,6 +100,7 @@ def do(task: Task, arguments: argparse.Namespace, deadline: float | None) -> dic
         "errors": evaluate(model, dataset, folder / "evaluation"),
         **facts,
         **{key: collect_provenance()[key] for key in ("created", "versions", "device")},
+        "commit": commit(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
     }
 
@@ -168,6 +169,12 @@ def mace_md(*words: str) -> int:
     """Run the `mace-md` of this checkout; returns its exit code."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, "-m", "mace_md", *words], env=environment).returncode
+
+
+def commit() -> str:
+    """The commit of this checkout, with a + when files differ from it; empty without git."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip()
 
 
 # --- all of them ---
