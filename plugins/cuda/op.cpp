@@ -117,6 +117,20 @@ bool fits(const Plan& plan, const Call& call, const Session& session) {
          session.download<int32_t>(call.types.data(), plan.sizes.n_particles) == plan.types;
 }
 
+Tensor allocate(const Plan& plan, Device device) {
+  try {
+    return Tensor::empty(1, &plan.bytes, torch_abi::dtype_uint8(), device);
+  } catch (const std::runtime_error&) {
+    std::ostringstream message;
+    message.precision(3);
+    message << "mace_md::energy_forces: " << plan.sizes.n_atoms << " atoms with room for " << plan.sizes.capacity
+            << " pairs need " << double(plan.bytes) / (int64_t{1} << 30)
+            << " GiB of memory on the device, which it did not give: take fewer atoms, a smaller skin, float32 instead "
+               "of float64, or a device with more memory";
+    throw std::runtime_error(message.str());
+  }
+}
+
 // A state for these arguments in the place of what the tensor held.
 std::shared_ptr<Plan> prepare(Call& call, const Session& session, int64_t capacity) {
   require(!session.capturing(),
@@ -127,7 +141,7 @@ std::shared_ptr<Plan> prepare(Call& call, const Session& session, int64_t capaci
   check_type_range(types.data(), call.types.numel(), blob[kTypes]);
   if (capacity == 0) capacity = kFirstGuess * sizes_for(blob, types, 0).n_atoms + 1024;
   std::shared_ptr<Plan> plan = make_plan(blob, types, call.periodic, session.device(), capacity);
-  call.state.become(Tensor::empty(1, &plan->bytes, torch_abi::dtype_uint8(), call.positions.device()));
+  call.state.become(allocate(*plan, call.positions.device()));
   initialise(*plan, static_cast<char*>(call.state.data()), session.stream());
   return plan;
 }

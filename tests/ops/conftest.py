@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from cuda_emulation import EmulatedDriver, native_library
 from native import LIBRARY
 
@@ -10,7 +11,7 @@ from mace_md.ops.energy_forces import load_library
 
 
 @pytest.fixture
-def emulation(request, monkeypatch):
+def emulation(request, monkeypatch, tmp_path_factory):
     """The CUDA code finds an emulated driver and compiler, which keep what they compile in pytest's cache."""
     if shutil.which("c++") is None:
         pytest.skip("the emulation of CUDA needs a C++ compiler, c++")
@@ -19,7 +20,8 @@ def emulation(request, monkeypatch):
     load_library()
     if not hasattr(native_library(), "mace_md_use_cuda_libraries"):
         pytest.skip("the native library is older than its sources: python setup.py build_ext --inplace")
-    folder = request.config.cache.mkdir("cuda_emulation")
+    cache = getattr(request.config, "cache", None)
+    folder = cache.mkdir("cuda_emulation") if cache is not None else tmp_path_factory.getbasetemp()
     monkeypatch.setenv("MACE_MD_CACHE", str(folder))
     driver = EmulatedDriver(folder)
     driver.use()
@@ -32,4 +34,6 @@ def engine(request):
     """Name of what evaluates the op, for `Native`."""
     if request.param == "emulated":
         request.getfixturevalue("emulation")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
     return request.param
