@@ -141,8 +141,8 @@ def _constant_energy(nve: dict) -> list[str]:
 def _together(sigmas: np.ndarray) -> str:
     """Whether the deviations are spread as they should be: an error common to all shows here first."""
     return (
-        f"mean square {(sigmas**2).mean():.2f}; 1 is expected, and somewhat more is found because standard errors are "
-        "themselves estimated from some 100 to 1000 independent samples, and checks of one series are correlated"
+        f"mean square {(sigmas**2).mean():.2f} where 1 is expected. Checks of one series are correlated, and ensemble "
+        "ratios come out up to a tenth too large, which makes up a part of any excess"
     )
 
 
