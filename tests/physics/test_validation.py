@@ -3,10 +3,12 @@
 Seeds are fixed. The pass line of each test is that of its family of checks: see `benchmarks.validation.checks`.
 """
 
+import json
+
 import numpy as np
 import pytest
 
-from benchmarks.validation import cases, checks, harmonic, ring_polymer
+from benchmarks.validation import cases, checks, harmonic, report, ring_polymer
 from benchmarks.validation.models import R_MAX, dimer_energies, ideal_gas_model, pair_energy, rare_gas_model
 from benchmarks.validation.sampling import Ensemble, build, run, sample
 from benchmarks.validation.systems import ideal_gas, rare_gas
@@ -96,6 +98,18 @@ def test_ring_polymers_of_free_particles():
     matter = ideal_gas(20.0, 50.0, 4)
     gyrations, _ = ring_polymer.sample_beads(matter, 20.0, 5.0, friction=5.0, count=150, every=5, seed=2)
     assert_all_pass(ring_polymer.free_particles(matter, 20.0, gyrations))
+
+
+# ------------------------------------------------------------------------------------------------ the report
+
+
+def test_the_page_is_what_the_numbers_say(repository):
+    results, nve = (
+        json.loads((repository / "benchmarks" / "results" / f"{name}.json").read_text())
+        for name in ("validation", "nve")
+    )
+    assert report.text(results, nve) == (repository / "docs" / "validation.md").read_text()
+    assert not checks.failures(report.all_checks(results))
 
 
 # ------------------------------------------------------------------------------------------------ the long form
