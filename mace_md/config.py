@@ -173,7 +173,17 @@ class RunConfig(_Settled):
         choices=("auto", "single", "mixed", "double"),
         help="precision of OpenMM's own arithmetic on CUDA and OpenCL; auto is mixed",
     )
-    device_index: int | None = option(None, at_least=0, help="which GPU", shown_default="the first")
+    device_index: tuple[int, ...] | None = option(
+        None, at_least=0, help="which GPU, by its number; a run has one", shown_default="the first"
+    )
+    deterministic: bool = option(
+        False, help="the same numbers in every repetition on the same GPU: no sums in an order that changes"
+    )
+    cuda_graphs: str = option(
+        "auto",
+        choices=("auto", "on", "off"),
+        help="replay the kernels of a step as a CUDA graph; auto does where it can, with the native kernels on CUDA",
+    )
     threads: int | None = option(None, at_least=1, help="CPU threads", shown_default="all cores")
     kernels: str = option(
         "auto",
@@ -381,6 +391,14 @@ def _refuse_contradictions(config: RunConfig) -> None:
             f"--trajectory-data {','.join(config.trajectory_data)}: {' and '.join(config.trajectory_format)} files "
             "hold positions only. Add trr (binary, single precision) or extxyz (text) to --trajectory-format."
         )
+    if config.device_index is not None and len(config.device_index) != 1:
+        given = ",".join(map(str, config.device_index))
+        raise UsageError(
+            f"--device-index {given}: a model runs on one GPU. Start one command for each, for instance with a seed "
+            "and an --output of its own: --device-index 0 --seed 1 --output a, --device-index 1 --seed 2 --output b."
+        )
+    if config.deterministic and config.platform == "OpenCL":
+        raise UsageError("--deterministic: OpenMM's OpenCL platform adds in an order that changes. Take CUDA or CPU.")
     for name in ("equilibration_steps", "temperature_from", "pressure_from") if config.stage else ():
         if getattr(config, name):
             raise UsageError(f"--{name.replace('_', '-')} is for a run without [[stage]] tables: put it into a stage.")

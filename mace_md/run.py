@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from openmm import app
 
@@ -19,6 +20,7 @@ from mace_md.md.assembly import Built, LoadedModel, SetUp, build, checked_parts,
 from mace_md.md.faults import faults_explained
 from mace_md.md.folder import find_checkpoint, held_log, open_folder
 from mace_md.md.formats.reader import split_frame
+from mace_md.md.numerics import precision_notes, precision_of, repeatable
 from mace_md.md.prepare import prepare
 from mace_md.md.production import Run
 from mace_md.md.replicas import replicas_of, run_each
@@ -51,7 +53,7 @@ def main(config: RunConfig) -> int:
 def run_once(config: RunConfig) -> int:
     """One run in one folder."""
     started = time.perf_counter()
-    with held_log() as held, StopRequest(config.max_hours) as stop:
+    with held_log() as held, StopRequest(config.max_hours) as stop, repeatable(config.deterministic):
         checkpoint = _claim(config)
         config = replace(config, seed=_seed(config, checkpoint))
         if config.threads is not None:
@@ -63,6 +65,7 @@ def run_once(config: RunConfig) -> int:
         parts = checked_parts(config, setup)
         part, *later = _left(parts, checkpoint)
         built = build(part, setup)
+        _say(_precision_lines(config, setup, built))
         check = _prove(config, setup, built.simulation)
         judges = judges_of(config, structure, model)
         identity = _identity(config, structure, model) | judges.identity
@@ -83,11 +86,21 @@ def run_once(config: RunConfig) -> int:
                     run.begin(carried)
                     run.produce()
             finally:
+                if run.graphs is not None:
+                    record["cuda_graphs"] |= run.graphs.record()
                 record["timings"] = {"total_s": time.perf_counter() - started, **run.timings}
                 with suppress(OSError):  # a full disk is reported by what filled it
                     write_json(config.output / "run.json", record)
     log.info("done: %s", config.output)
     return 0
+
+
+def _precision_lines(config: RunConfig, setup: SetUp, built: Built) -> list[str]:
+    structure, context = setup.structure, built.simulation.context
+    extent = float(np.abs(structure.positions if structure.box is None else structure.box).max())
+    return precision_notes(
+        precision_of(context, setup.model.dtype), config.precision, extent, platform=context.getPlatform().getName()
+    )
 
 
 def _claim(config: RunConfig) -> Checkpoint | None:
@@ -180,6 +193,7 @@ def _run(
     return Run(
         part.config, setup.structure, built.simulation, built.dynamics, identity, stop,
         part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max, finished=after.sizes() if after else None,
+        graphs=built.graphs,
         uncertainty=judges.uncertainty(part.config, built.simulation) if part.is_last else None,
     )  # fmt: skip
 
@@ -248,6 +262,8 @@ def _describe(
         seed=config.seed,
         platform=built.simulation.context.getPlatform().getName(),
         kernels=built.kernels._asdict(),
+        cuda_graphs=built.graph_choice._asdict(),
+        precision=precision_of(built.simulation.context, model.dtype)._asdict(),
         notes=list(structure.notes),
         self_check=check,
         earlier=_earlier_records(config.output / "run.json"),

@@ -17,6 +17,7 @@ from mace_md.md import preflight
 from mace_md.md.barostat import choose_scaling, make_barostat
 from mace_md.md.dispersion import choose_functional, dispersion_force
 from mace_md.md.force import make_force
+from mace_md.md.graphs import GraphChoice, Graphs, choose_graphs
 from mace_md.md.integrators import Dynamics, make_dynamics
 from mace_md.md.masses import frozen, repartition_hydrogen
 from mace_md.md.restraints import external_forces, restraint_forces
@@ -121,11 +122,13 @@ def _course_line(part: Part) -> str:
 
 
 class Built(NamedTuple):
-    """A simulation ready to start, what it keeps, and the kernels of its model."""
+    """A simulation ready to start, what it keeps, the kernels of its model, and whether CUDA graphs make its steps."""
 
     simulation: app.Simulation
     dynamics: Dynamics
     kernels: KernelChoice
+    graph_choice: GraphChoice
+    graphs: Graphs | None
 
 
 def build(part: Part, setup: SetUp) -> Built:
@@ -143,8 +146,18 @@ def build(part: Part, setup: SetUp) -> Built:
     )
     for force in _beside_the_model(config, setup):
         system.addForce(force)
-    simulation = make_simulation(structure.topology, system, dynamics, _platform(config), structure.positions)
-    return Built(simulation, dynamics, model.kernels)
+    platform = _platform(config)
+    choice = choose_graphs(
+        config.cuda_graphs,
+        platform=platform.platform.getName(), backend=config.backend, kernels=model.kernels, beads=config.beads,
+    )  # fmt: skip
+    simulation = make_simulation(structure.topology, system, dynamics, platform, structure.positions)
+    graphs = None
+    if choice.use:
+        graphs = Graphs(simulation, model, required=config.cuda_graphs == "on")
+    if platform.platform.getName() == "CUDA":
+        log.info("CUDA graphs: %s (%s)", "yes" if choice.use else "no", choice.reason)
+    return Built(simulation, dynamics, model.kernels, choice, graphs)
 
 
 def _beside_the_model(config: RunConfig, setup: SetUp) -> list[openmm.Force]:
@@ -218,7 +231,11 @@ def _barostat(config: RunConfig, structure: Structure) -> openmm.Force:
 
 def _platform(config: RunConfig) -> PlatformChoice:
     choice = choose_platform(
-        config.platform, precision=config.precision, device_index=config.device_index, threads=config.threads
+        config.platform,
+        precision=config.precision,
+        device_index=None if config.device_index is None else config.device_index[0],
+        threads=config.threads,
+        deterministic=config.deterministic,
     )
     details = "".join(f", {key} {value}" for key, value in choice.properties.items())
     log.info(

@@ -14,6 +14,7 @@ from openmm import app
 
 from mace_md.config import RunConfig
 from mace_md.errors import CleanStop, SafetyStop
+from mace_md.md.graphs import Graphs
 from mace_md.md.integrators import Dynamics
 from mace_md.md.readout import make_readout
 from mace_md.md.reporters import Progress, Recorder
@@ -66,14 +67,15 @@ class Run:
         finished: dict[str, int] | None = None,
         r_max: float | None = None,
         uncertainty: Uncertainty | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         """config : of this part alone. part : the only one by default. atoms : in the trajectory, all by default.
         finished : bytes of the files of the parts before. r_max : cutoff of the model, A. uncertainty : measured while
-        this part is made.
+        this part is made. graphs : make its steps.
         """
         self._finished = dict(finished or {})
         self.part = part or Part("production", config)
-        self.uncertainty = uncertainty
+        self.uncertainty, self.graphs = uncertainty, graphs
         self.config, self.structure, self.simulation = config, structure, simulation
         self.dynamics, self.identity, self.stop = dynamics, identity, stop
         self.folder: Path = config.output
@@ -91,6 +93,7 @@ class Run:
             num_dof=dynamics.num_dof // dynamics.beads,
             timestep=config.timestep,
             r_max=r_max,
+            before_forces=lambda: None if graphs is None else graphs.settle(),
         )
         self.course = Course(self.part, simulation, lambda kelvin: self.watch.set_temperature(dynamics.beads * kelvin))
 
@@ -153,7 +156,7 @@ class Run:
             return
         log.info("%s: %d steps, %g ps", name, total - step, (total - step) * self.config.timestep * FS_TO_PS)
         events = [
-            (self.config.report_interval, self.recorder.row),
+            (self.config.report_interval, self._row),
             (self.config.trajectory_interval, self._frame),
         ]
         if not self.course.is_constant:
@@ -162,8 +165,15 @@ class Run:
             events.append((self.config.uncertainty_interval, self.uncertainty.measure))
         self._steps(total, name, events, at_start=self._first_row)
 
+    def _row(self, step: int) -> None:
+        if self.graphs is not None:
+            self.graphs.settle()
+        self.recorder.row(step)
+
     def _frame(self, step: int) -> None:
         self.watch.look(step, must=True)
+        if self.graphs is not None and self.recorder.evaluates_frames:
+            self.graphs.settle()
         self.recorder.frame(step)
 
     def _first_row(self, step: int) -> None:
@@ -238,8 +248,11 @@ class Run:
         try:
             with self.watch.on_duty(first, phase):
                 at_start(first)
-                tick = {} if progress is None else {"tick": progress.tick}
-                reason = StepLoop(self.simulation, events, self.stop.reason, phase, **tick).run(total)
+                more = {} if progress is None else {"tick": progress.tick}
+                if self.graphs is not None:
+                    self.graphs.start()
+                    more["advance"] = self.graphs.step
+                reason = StepLoop(self.simulation, events, self.stop.reason, phase, **more).run(total)
                 if reason is not None:
                     self.watch.look(self.simulation.context.getStepCount(), must=True)
         except SafetyStop as stop:

@@ -171,6 +171,11 @@ class Recorder:
             for file in files:
                 file.append(frame.of_atoms(self._atoms))
 
+    @property
+    def evaluates_frames(self) -> bool:
+        """Whether a frame needs energies or forces, which a step leaves behind only in part."""
+        return self._wanted.energy or self._wanted.forces
+
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, after bringing them down to the disk: what a checkpoint remembers."""
         files = [self.log, *(file for files in self._files for file in files)]

@@ -100,8 +100,10 @@ class Watch:
         timestep: float,
         r_max: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        before_forces: Callable[[], None] = lambda: None,
     ) -> None:
-        """timestep in fs."""
+        """timestep in fs. before_forces : called before the watch evaluates forces."""
+        self._before_forces = before_forces
         self.limits, self.timings = limits, {"looks": 0, "seconds": 0.0}
         self._simulation, self._folder, self._timestep, self._clock = simulation, folder, timestep, clock
         self._names = AtomNames.of(simulation.topology)
@@ -157,6 +159,7 @@ class Watch:
         self._judge(snapshot, self._findings(snapshot))
         self._good, self._looked_at = snapshot, step
         if forces_due:  # no energy: its kinetic part draws random numbers in a custom integrator
+            self._before_forces()
             self.check_forces(context.getState(forces=True), step)
         self.timings["looks"] += 1
         self.timings["seconds"] += self._clock() - begin
