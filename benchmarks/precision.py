@@ -3,7 +3,7 @@
     python benchmarks/precision.py [--model mace-off23-small] [--output benchmarks/results/precision.json]
 
 Liquid water, far from the origin by 1, 10 and 100 nm (a trajectory that is never wrapped), in float64; against the
-same forces with positions that were not rounded. Beside it what float32 arithmetic of the model does. A minute of one core.
+same forces with positions that were not rounded. Beside it what float32 arithmetic of the model does. A minute.
 """
 
 import argparse
