@@ -9,6 +9,7 @@ from mace_md.options import GIVEN, Ramp, flag, load_config, option, options_tabl
 from mace_md.tables import ExternalForce, Restraint, Stage
 
 __all__ = [
+    "DEFAULT_MODEL",
     "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
@@ -21,6 +22,8 @@ __all__ = [
     "template",
     "to_toml",
 ]
+
+DEFAULT_MODEL = "mace-md-small"  # comes with the package, see model/zoo.py
 
 _THERMOSTATTED = ("ensemble", ("nvt", "npt"))
 _NPT = ("ensemble", ("npt",))
@@ -44,7 +47,9 @@ class RunConfig(_Settled):
         shown_default="required, or --smiles",
     )
     model: str = option(
-        help="model: a name of `mace-md models list`, a .model or .mace file, or a potential.pt of `mace-md export`",
+        DEFAULT_MODEL,
+        help="model: a name of `mace-md models list`, a .model or .mace file, or a potential.pt of `mace-md export`; "
+        "the default comes with the package",
         name_or_path=True,
     )
     head: str | None = option(None, help="head of a model that has several")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mace_md.config import ModelsConfig
+from mace_md.config import DEFAULT_MODEL, ModelsConfig
 from mace_md.errors import UsageError
 from mace_md.model import zoo
 
@@ -27,13 +27,14 @@ def _list(cache: Path) -> None:
     rows = [("NAME", "LICENCE", "ELEMENTS", "CUTOFF", "LEVEL OF THEORY", "DISPERSION", "FETCHED")]
     for model in zoo.MODELS:
         licence = model.licence.split(" (")[0] + (" (academic only)" if model.licence == zoo.ASL else "")
-        fetched = "yes" if (cache / model.file_name).exists() else "no"
+        fetched = "bundled" if model.bundled else "yes" if model.path(cache).exists() else "no"
         row = (model.name, licence, model.elements, _cutoff(model), model.level_of_theory, model.dispersion, fetched)
         rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print()
+    print(f"{DEFAULT_MODEL} comes with mace-md: `mace-md run` takes it when no --model is given.")
     print("ASL is the Academic Software License, https://github.com/gabor1/ASL: no commercial use.")
     print("`mace-md models show NAME` says more, `mace-md models pull NAME` fetches the file to")
     print(f"{cache} (--cache or $MACE_MD_CACHE change the folder).")
@@ -44,6 +45,9 @@ def _pull(config: ModelsConfig) -> None:
     print(f"{model.name}: {model.licence_line()}")
     show = sys.stderr.isatty() and not config.quiet
     path = zoo.fetch(model, config.cache, _progress if show else None)
+    if model.bundled:
+        print(f"{path}  comes with mace-md, nothing to fetch")
+        return
     print(f"{path}  {'SHA-256 as published elsewhere' if model.sha256 else 'SHA-256 unknown: not checked'}")
 
 
@@ -58,7 +62,10 @@ def _show(config: ModelsConfig) -> None:
         _show_file(path)
         return
     model = zoo.find_model(config.name)
-    target = (config.cache or zoo.cache_folder()) / model.file_name
+    target = model.path(config.cache)
+    if model.bundled:
+        _show_file(target)
+        return
     _print_table(
         {
             "name": model.name,

@@ -36,6 +36,7 @@ from mace_md.md.uncertainty import Judges, judges_of
 from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
 from mace_md.model.checkpoint import load_model
 from mace_md.model.potential import DEFAULT_SKIN
+from mace_md.model.zoo import identify
 from mace_md.provenance import collect_provenance, sha256_of, write_atomically, write_json
 
 log = logging.getLogger("mace_md")
@@ -171,7 +172,9 @@ def _model_lines(name: str, model: LoadedModel) -> list[str]:
     facts = [
         f"{key.replace('_', ' ')}: {model.facts[key]}" for key in ("head", "level_of_theory", "dispersion", "licence")
     ]
-    return [f"model: {name}, cutoff {model.r_max:g} A, elements {symbols}", f"model: {', '.join(facts)}"]
+    lines = [f"model: {name}, cutoff {model.r_max:g} A, elements {symbols}", f"model: {', '.join(facts)}"]
+    known = identify(str(model.facts.get("sha256") or model.facts.get("model_sha256")))
+    return [*lines, f"model: {known.name} is {known.advice}"] if known and known.advice else lines
 
 
 def _left(parts: list[Part], checkpoint: Checkpoint | None) -> list[Part]:

@@ -63,7 +63,7 @@ def test_no_command_at_all_is_a_usage_error(capsys):
     "words, message",
     [
         (["rnu"], "unknown command 'rnu'. Did you mean 'run'? See `mace-md --help`."),
-        (["run", "w.pdb"], "mace-md run: --model is missing"),
+        (["export", "m"], "mace-md export: structure is missing"),
         (["run", "w.pdb", "--model", "m", "--pressure", "1"], "--pressure needs ensemble = npt (it is nvt)."),
         (["run", "w.pdb", "--model", "m", "--hedd", "x"], "unknown option '--hedd'. Did you mean '--head'?"),
         (["models", "push"], "action: 'push' is not one of list, pull, show"),

@@ -128,11 +128,11 @@ def test_wrong_flags_are_refused(words, message):
 
 
 @pytest.mark.parametrize(
-    "argv, message", [(["w.pdb"], "--model is missing"), (["--model", "m"], "structure is missing")]
+    "cls, argv, message", [(ExportConfig, ["m"], "structure is missing"), (RunConfig, ["--model", "m"], "structure is")]
 )
-def test_missing_required_options(argv, message):
+def test_missing_required_options(cls, argv, message):
     with pytest.raises(UsageError, match=message):
-        load_config(RunConfig, argv)
+        load_config(cls, argv)
 
 
 def test_values_are_checked_in_python_too():

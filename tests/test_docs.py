@@ -73,7 +73,7 @@ def test_the_python_of_the_readme_runs(workplace, tiny_model, monkeypatch):
     """All python blocks in order, as one script in its own process, after the command that makes the trajectory."""
     run = ["run", "systems/water/water.pdb", "--model", str(tiny_model), "--steps", "2", "--trajectory-interval", "1"]
     assert cli.main([*run, "--check", "skip", "--no-minimize", "--kernels", "reference", "--quiet"]) == 0
-    code = "\n".join(blocks(ROOT / "README.md", "python")).replace('"mace-off23-small"', repr(str(tiny_model)))
+    code = "\n".join(blocks(ROOT / "README.md", "python")).replace('"mace-md-small"', repr(str(tiny_model)))
     assert "make_system" in code and "mdtraj.load" in code and str(tiny_model) in code
     code += "\nassert system.getNumParticles() == 192 and trajectory.n_frames == 2\n"
     code += "force = mace_md.make_force(pdb.topology, model)\n"

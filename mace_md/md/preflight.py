@@ -30,14 +30,19 @@ def check_elements(structure: Structure, known: list[int], model_name: str) -> N
     """Every element of the structure is one the model was trained on."""
     from openmm.app import Element
 
-    for atom in structure.topology.atoms():
-        if atom.element.atomic_number not in known:
-            names = " ".join(Element.getByAtomicNumber(number).symbol for number in known)
-            raise InputError(
-                f"{structure.path}: element {atom.element.symbol} (residue {atom.residue.name} {atom.residue.id}, atom "
-                f"{atom.index + 1}) is not in {model_name}, which knows {names}. Take a model that has it, or "
-                "remove it."
-            )
+    unknown = [atom for atom in structure.topology.atoms() if atom.element.atomic_number not in known]
+    if unknown:
+        atom = unknown[0]
+        missing = list(dict.fromkeys(atom.element.symbol for atom in unknown))
+        first = f"residue {atom.residue.name} {atom.residue.id}, atom {atom.index + 1}"
+        subject = f"element {missing[0]} ({first}) is" if len(missing) == 1 else (
+            f"elements {', '.join(missing)} (the first in {first}) are"
+        )
+        names = " ".join(Element.getByAtomicNumber(number).symbol for number in known)
+        raise InputError(
+            f"{structure.path}: {subject} not in {model_name}, which knows {names}. Take a model that has "
+            f"{'it' if len(missing) == 1 else 'them'} with --model (`mace-md models list`), or remove those atoms."
+        )
 
 
 def check_charge_and_spin(

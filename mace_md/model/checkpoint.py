@@ -201,6 +201,8 @@ def _read_own(path: Path, content: bytes) -> tuple[ModelConfig, dict[str, Tensor
         energies = torch.tensor(header["atomic_energies"], dtype=torch.float64)
         values = {key: tuple(value) if type(value) is list else value for key, value in header["info"].items()}
         info = replace(ModelInfo(**values), path=str(path), heads=config.heads)
+        if info.sha256 == "unknown":  # made here: this is the first file it is read from
+            info = replace(info, sha256=_sha256(content))
         _refuse_impossible_products(config, state)
     except SafetensorError as error:
         raise InputError(f"{path}: not a complete model file ({error}). Copy it again.") from None

@@ -1,4 +1,4 @@
-"""Published models by name: where they are, what they were trained on, under which licence, and how they are fetched.
+"""Models by name, bundled and published: where they are, what they were trained on, under which licence, how fetched.
 
 What could not be verified is None here and "unknown" in what people see. A SHA-256 is given where at least two public
 projects recorded the same one independently. This module knows no torch: the list appears at once.
@@ -18,12 +18,14 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from mace_md.config import DEFAULT_MODEL
 from mace_md.errors import InputError
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
 _OFF = "https://raw.githubusercontent.com/ACEsuit/mace-off/main"
 _TIMEOUT = 60  # s without a byte
+_DATA = Path(__file__).with_name("data")  # the files that come with the package
 _log = logging.getLogger("mace_md")
 
 MIT = "MIT"
@@ -34,13 +36,12 @@ _CITE_ANI = "Kovacs et al., J. Chem. Phys. 159, 044118 (2023)"
 _ORGANIC = "H C N O F P S Cl Br I"
 _NO_DISPERSION = "not included"
 
-
 @dataclass(frozen=True)
 class PublishedModel:
-    """One published checkpoint."""
+    """One published checkpoint, or one that comes with the package (`bundled`)."""
 
     name: str
-    url: str
+    url: str  # of a bundled model: its place in the package
     licence: str
     elements: str  # symbols, or how many
     r_max: float | None  # A
@@ -49,11 +50,17 @@ class PublishedModel:
     citation: str
     sha256: str | None = None
     size: int | None = None  # bytes
+    bundled: bool = False
+    advice: str | None = None  # a line for the log of every run with this model
 
     @property
     def file_name(self) -> str:
         """Name of the file, in the cache as at its source."""
         return self.url.rsplit("/", 1)[1]
+
+    def path(self, folder: Path | None = None) -> Path:
+        """Where the file is, or will be when it is fetched: in the package, or in the cache (`folder` if given)."""
+        return (_DATA if self.bundled else folder or cache_folder()) / self.file_name
 
     def facts(self) -> dict[str, str]:
         """What a `ModelInfo` takes over from here."""
@@ -88,6 +95,23 @@ def _mp(
 
 
 MODELS = (
+    PublishedModel(
+        DEFAULT_MODEL,
+        f"mace_md/model/data/{DEFAULT_MODEL}.mace",
+        MIT,
+        "H Li C N O F Na Mg P S Cl K Ca Br I",
+        4.5,
+        "wB97M-D3(BJ)/def2-TZVPPD (SPICE), by distillation",
+        "included",
+        "mace-md (docs/default_model.md) and Eastman et al., Sci. Data 10, 11 (2023)",
+        sha256="231ee0aed38c0a9af43052a0fe4cafdebfeb3a8a331ad16044d12e36a07b15f5",
+        size=635640,
+        bundled=True,
+        advice=(
+            "a small model for first runs and tests; for results take a published model, for example --model "
+            "mace-off23-medium (`mace-md models list`). docs/default_model.md says what this one is not for"
+        ),
+    ),
     _off(
         "mace-off23-small",
         "mace_off23/MACE-OFF23_small.model",
@@ -251,13 +275,14 @@ def fetch(model: PublishedModel, folder: Path | None = None, progress=None) -> P
     `progress(done, total)` is called with bytes; total is None when the server does not say. The file appears under its
     name only when it is complete and checked. Raises InputError that names address and place when it cannot be had.
     """
-    folder = folder or cache_folder()
-    target = folder / model.file_name
+    target = model.path(folder)
     if target.exists():
         _check_file(target, model)
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{model.file_name}.")
+    if model.bundled:
+        raise InputError(f"{target} is missing, which comes with the package: install mace-md again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{model.file_name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             _download(model, file, target, progress)
@@ -307,6 +332,8 @@ def _by_hand(model: PublishedModel, target: Path) -> str:
 
 def _check_file(path: Path, model: PublishedModel) -> None:
     problem = _problem(path, model)
+    if problem and model.bundled:
+        raise InputError(f"{path}: not the file that came with the package: {problem}. Install mace-md again.")
     if problem:
         raise InputError(f"{path}: not the published {model.name}: {problem}. Remove the file and fetch it again.")
 
@@ -322,7 +349,7 @@ def _problem(path: Path, model: PublishedModel) -> str | None:
         size = path.stat().st_size
         if model.size is not None and size != model.size:
             return f"it has {size} bytes instead of {model.size}"
-        if not start.startswith(b"pk\x03\x04"):
+        if not model.bundled and not start.startswith(b"pk\x03\x04"):
             return "it is not a torch file"
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -188,7 +188,8 @@ def test_the_table_is_consistent():
     names = [model.name for model in MODELS]
     assert len(set(names)) == len(names) and len({model.file_name for model in MODELS}) == len(names)
     for model in MODELS:
-        assert model.url.startswith("https://") and model.file_name.endswith(".model")
+        if not model.bundled:
+            assert model.url.startswith("https://") and model.file_name.endswith(".model")
         assert model.licence in (MIT, ASL)
         assert model.sha256 is None or len(model.sha256) == 64 and int(model.sha256, 16)
         assert model.r_max is None or 3 < model.r_max < 10
