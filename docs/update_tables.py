@@ -1,6 +1,6 @@
 """Writes the tables of docs/guide.md: `python docs/update_tables.py`.
 
-The options are from mace_md/config.py, the longest time steps from benchmarks/results/hydrogen_mass.json.
+The options are from mace_md/config/, the longest time steps from benchmarks/results/hydrogen_mass.json.
 """
 
 import json

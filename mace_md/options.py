@@ -1,6 +1,6 @@
 """How an option, declared once as a dataclass field, becomes a flag, a TOML key, a help text, a check and a table row.
 
-The declarations themselves are in config.py. Order of precedence: default < `--config` file < flag.
+The declarations themselves are in config/. Order of precedence: default < `--config` file < flag.
 """
 
 import argparse

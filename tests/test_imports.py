@@ -14,7 +14,8 @@ COMMANDS = {"run", "train", "export", "evaluate", "label", "analyze", "models", 
 LAYERS = ["errors units", "options", "tables", "config", "provenance", "ops", "model", "training md analysis"]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 HEAVY = {"torch", "openmm", "e3nn", "ase", "mdtraj", "openmmtorch", "safetensors", "mace"}
-STARTS_QUICKLY = "__init__ __main__ cli config tables options errors units provenance doctor".split()
+STARTS_QUICKLY = "__init__ __main__ cli tables options errors units provenance doctor".split()
+STARTS_QUICKLY += sorted(f"config/{path.stem}" for path in (PACKAGE / "config").glob("*.py"))
 
 
 def imports(path: Path, top_only: bool = False) -> list[str]:

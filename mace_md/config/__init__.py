@@ -1,0 +1,29 @@
+"""Every option of every command, once: flag = TOML key = help = default = unit = check. options.py does the rest.
+
+One file a command.
+"""
+
+from mace_md.config.doctor import DoctorConfig
+from mace_md.config.evaluate import EvaluateConfig
+from mace_md.config.export import ExportConfig
+from mace_md.config.label import LabelConfig
+from mace_md.config.models import ModelsConfig
+from mace_md.config.run import RunConfig
+from mace_md.config.settled import DEFAULT_MODEL
+from mace_md.config.train import TrainConfig
+from mace_md.options import load_config, options_table, template, to_toml
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DoctorConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "LabelConfig",
+    "ModelsConfig",
+    "RunConfig",
+    "TrainConfig",
+    "load_config",
+    "options_table",
+    "template",
+    "to_toml",
+]

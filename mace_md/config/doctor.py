@@ -1,0 +1,16 @@
+"""Options of `mace-md doctor`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mace_md.config.settled import Settled
+from mace_md.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Settled):
+    """`mace-md doctor`."""
+
+    json: bool = option(False, help="print the findings as JSON")
+    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
+    debug: bool = option(False, cli_only=True, help="show the traceback of an error")

@@ -1,0 +1,388 @@
+"""Options of `mace-md run`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mace_md.config.settled import DEFAULT_MODEL, Settled
+from mace_md.errors import UsageError
+from mace_md.options import GIVEN, Ramp, option, settle
+from mace_md.tables import ExternalForce, Restraint, Stage
+
+_THERMOSTATTED = ("ensemble", ("nvt", "npt"))
+_NPT = ("ensemble", ("npt",))
+_SOLVATED = ("solvate", GIVEN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settled):
+    """`mace-md run`. Options of one ensemble (pressure, ...) are None in the others, and filled in where they apply."""
+
+    structure: Path | None = option(
+        None,
+        help="structure file: PDB, mmCIF, SDF, prmtop, top, gro, CIF, or anything ASE reads; @7 takes frame 7",
+        positional=True,
+        aliases=("--struct",),
+        shown_default="required, or --smiles",
+    )
+    model: str = option(
+        DEFAULT_MODEL,
+        help="model: a name of `mace-md models list`, a .model or .mace file, or a potential.pt of `mace-md export`; "
+        "the default comes with the package",
+        name_or_path=True,
+    )
+    head: str | None = option(None, help="head of a model that has several")
+    charge: int | None = option(
+        None, help="total charge, for models that use it", unit="e", shown_default="from the file, or 0"
+    )
+    spin: int | None = option(
+        None, help="spin multiplicity 2S+1, for models that use it", at_least=1, shown_default="from the file, or 1"
+    )
+
+    ensemble: str = option("nvt", choices=("nve", "nvt", "npt"), help="statistical ensemble")
+    temperature: float = option(
+        300.0,
+        unit="K",
+        at_least=0,
+        aliases=("--temp",),
+        help="temperature of the thermostat and of the first velocities",
+    )
+    temperature_from: float | None = option(
+        None, unit="K", at_least=0, only_if=_THERMOSTATTED, shown_default="no ramp",
+        help="temperature at the start of the production, from which it goes evenly to --temperature at the end",
+    )  # fmt: skip
+    thermostat: str | None = option(
+        None, choices=("langevin", "nose-hoover", "bussi"), only_if=_THERMOSTATTED, fill="langevin", help="thermostat"
+    )
+    friction: float | None = option(
+        None, unit="1/ps", above=0, only_if=_THERMOSTATTED, fill=1.0,
+        help="Langevin friction, collision frequency of Nose-Hoover, or 1/tau of Bussi",
+    )  # fmt: skip
+    pressure: float | None = option(None, unit="bar", only_if=_NPT, fill=1.0, help="pressure of the barostat")
+    pressure_from: float | None = option(
+        None, unit="bar", only_if=_NPT, shown_default="no ramp",
+        help="pressure at the start of the production, from which it goes evenly to --pressure at the end",
+    )  # fmt: skip
+    barostat: str | None = option(
+        None, choices=("isotropic", "anisotropic", "membrane", "flexible"), only_if=_NPT, fill="isotropic",
+        help="which box changes the Monte Carlo barostat tries",
+    )  # fmt: skip
+    surface_tension: float | None = option(
+        None, unit="bar*nm", only_if=("barostat", ("membrane",)), fill=0.0, help="surface tension in xy"
+    )
+    barostat_interval: int | None = option(None, only_if=_NPT, fill=25, at_least=1, help="steps between barostat moves")
+    barostat_scaling: str | None = option(
+        None, choices=("molecules", "atoms", "auto"), only_if=_NPT, fill="auto",
+        help="what a barostat move scales: rigid molecules, or every atom; auto is molecules where there are several",
+    )  # fmt: skip
+
+    timestep: float = option(1.0, unit="fs", above=0, help="integration time step")
+    steps: int | None = option(
+        None, at_least=0, help="number of production steps in total", shown_default="10 ps of steps"
+    )
+    time: float | None = option(
+        None,
+        unit="ps",
+        at_least=0,
+        instead_of="steps",
+        help="length of the production run in total, instead of --steps",
+        shown_default="10 ps",
+    )
+    equilibration_steps: int = option(0, at_least=0, help="steps before production that are not written")
+    minimize: bool = option(True, help="minimise the energy before the dynamics")
+    minimize_tolerance: float | None = option(
+        None,
+        unit="kJ/mol/nm",
+        above=0,
+        only_if=("minimize", (True,)),
+        fill=100.0,
+        help="root-mean-square force component at which minimisation ends (at 300 K it is several times 100)",
+    )
+    minimize_iterations: int | None = option(
+        None,
+        at_least=0,
+        only_if=("minimize", (True,)),
+        fill=100,
+        help="most iterations of the minimiser; 0 is no limit",
+    )
+    seed: int | None = option(
+        None, at_least=0, help="seed of velocities, thermostat and barostat", shown_default="drawn and recorded"
+    )
+    seeds: tuple[int, ...] | None = option(
+        None, at_least=0, instead_of="seed", help="one run for each of these seeds, each in a folder of the output",
+        shown_default="-",
+    )  # fmt: skip
+    temperatures: tuple[float, ...] | None = option(
+        None, unit="K", at_least=0, instead_of="temperature", shown_default="-",
+        help="one run at each of these temperatures, each in a folder of the output",
+    )  # fmt: skip
+
+    beads: int = option(1, at_least=1, help="path integral beads of each atom, for quantum nuclei; 1 is classical")
+    hydrogen_mass: float | None = option(
+        None, unit="Da", at_least=1.0, shown_default="as it is",
+        help="mass of hydrogen, taken from the atom it is bonded to; 3 allows longer steps, and slows vibrations",
+    )  # fmt: skip
+    freeze: str | None = option(None, help="atoms that do not move, as an mdtraj selection", shown_default="none")
+    restraint: tuple[Restraint, ...] = option((), help="what is held near a value", shown_default="none")
+    external_force: tuple[ExternalForce, ...] = option((), help="energies of your own", shown_default="none")
+    stage: tuple[Stage, ...] = option((), help="parts of the run, one after the other", shown_default="one part")
+    dispersion: str = option(
+        "none", choices=("none", "d3bj"), help="dispersion correction on top of the model, for models without it"
+    )
+    dispersion_functional: str | None = option(
+        None, only_if=("dispersion", ("d3bj",)), help="functional whose D3(BJ) parameters are used",
+        shown_default="from the model's level of theory",
+    )  # fmt: skip
+    dispersion_cutoff: float | None = option(
+        None, unit="A", above=0, only_if=("dispersion", ("d3bj",)), fill=20.0, help="cutoff of its pairs"
+    )
+    dispersion_missing: str | None = option(
+        None, choices=("as-recorded", "yes"), only_if=("dispersion", ("d3bj",)), fill="as-recorded",
+        help="yes is your word that the training data have no dispersion, for a model whose file does not say",
+    )  # fmt: skip
+
+    dtype: str | None = option(
+        None,
+        choices=("float32", "float64"),
+        help="precision of the model; of a potential.pt, the one it was exported with",
+        shown_default="float32",
+    )
+    platform: str = option(
+        "auto",
+        choices=("auto", "CUDA", "HIP", "OpenCL", "CPU", "Reference"),
+        help="OpenMM platform; auto takes CUDA when there is one",
+    )
+    precision: str = option(
+        "auto",
+        choices=("auto", "single", "mixed", "double"),
+        help="precision of OpenMM's own arithmetic on CUDA and OpenCL; auto is mixed",
+    )
+    device_index: tuple[int, ...] | None = option(
+        None, at_least=0, help="which GPU, by its number; a run has one", shown_default="the first"
+    )
+    deterministic: bool = option(
+        False, help="the same numbers in every repetition on the same GPU: no sums in an order that changes"
+    )
+    cuda_graphs: str = option(
+        "auto",
+        choices=("auto", "on", "off"),
+        help="replay the kernels of a step as a CUDA graph; auto does where it can, with the native kernels on CUDA",
+    )
+    threads: int | None = option(None, at_least=1, help="CPU threads", shown_default="all cores")
+    kernels: str = option(
+        "auto",
+        choices=("auto", "native", "reference"),
+        help="native (compiled) kernels, the PyTorch reference, or native where they are built",
+    )
+    backend: str = option(
+        "torchforce", choices=("torchforce", "python"), help="how OpenMM calls the model: TorchForce, or PythonForce"
+    )
+
+    periodic: str = option(
+        "auto", choices=("auto", "yes", "no"), help="periodic boundaries; auto is yes when the structure has a box"
+    )
+    box: tuple[float, ...] | None = option(
+        None,
+        unit="A",
+        above=0,
+        count=(3, 6),
+        help="box lengths a,b,c or a,b,c,alpha,beta,gamma (A and degrees)",
+        shown_default="from the file",
+    )
+    skin: float | None = option(None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5")
+    smiles: str | None = option(
+        None, instead_of="structure", help="a molecule as SMILES in place of a file; coordinates by RDKit"
+    )
+    coordinates: Path | None = option(
+        None, help="coordinates of a topology without: inpcrd or rst7 of a prmtop, gro of a GROMACS top"
+    )
+    include: Path | None = option(None, help="folder of the force field files that a GROMACS top includes")
+    virtual_sites: str = option(
+        "refuse", choices=("refuse", "drop"), help="massless sites of four- and five-site water: MACE knows nuclei only"
+    )
+    hydrogens: str = option(
+        "check", choices=("check", "add", "keep"),
+        help="check refuses residues without hydrogens, add puts them in, keep takes the file as it is",
+    )  # fmt: skip
+    ph: float | None = option(
+        None, at_least=0, only_if=("hydrogens", ("add",)), fill=7.0, help="pH that decides which hydrogens are added"
+    )
+    repair: str | None = option(
+        None, choices=("refuse", "atoms", "residues"), only_if=("hydrogens", ("add",)), fill="refuse",
+        help="where heavy atoms are missing: refuse, build atoms, or build missing residues inside chains too",
+    )  # fmt: skip
+    supercell: tuple[int, ...] | None = option(
+        None, at_least=1, count=(3,), help="copies of the box along a,b,c", shown_default="1,1,1"
+    )
+    solvate: float | None = option(
+        None, unit="A", at_least=0, help="put the structure in a box of water with this margin on every side",
+        shown_default="no water",
+    )  # fmt: skip
+    box_shape: str | None = option(
+        None, choices=("cube", "dodecahedron", "octahedron"), only_if=_SOLVATED, fill="cube",
+        help="shape of the box of water",
+    )  # fmt: skip
+    ion_concentration: float | None = option(
+        None, unit="mol/L", at_least=0, only_if=_SOLVATED, fill=0.0, help="salt, beyond the ions that neutralise"
+    )
+    neutralize: str | None = option(
+        None, choices=("yes", "no"), only_if=_SOLVATED, fill="yes", help="add ions until the total charge is zero"
+    )
+    positive_ion: str | None = option(
+        None, choices=("Na+", "K+", "Li+", "Cs+", "Rb+"), only_if=_SOLVATED, fill="Na+", help="cation to add"
+    )
+    negative_ion: str | None = option(
+        None, choices=("Cl-", "Br-", "F-", "I-"), only_if=_SOLVATED, fill="Cl-", help="anion to add"
+    )
+    solute_charge: int | None = option(
+        None, unit="e", only_if=_SOLVATED, help="charge of all that is solvated, for the ions",
+        shown_default="from the file, or from residue templates",
+    )  # fmt: skip
+    check: str = option(
+        "on",
+        choices=("on", "skip"),
+        help="compare the forces in OpenMM with the float64 model and a finite difference before step 1",
+    )
+    check_force_limit: float = option(
+        1e-3, unit="eV/A", above=0, help="largest deviation of a force component in that comparison"
+    )
+    check_energy_limit: float = option(
+        0.1, unit="meV/atom", above=0, help="largest deviation of the energy in that comparison"
+    )
+
+    safety_interval: int = option(
+        20, at_least=1, help="steps between looks of the safety watch; fewer where looking would cost over 1 %"
+    )
+    max_force: float = option(50.0, unit="eV/A", above=0, help="a run stops at a force on an atom above this")
+    max_temperature: float | None = option(
+        None, unit="K", above=0, help="a run stops above this temperature",
+        shown_default="what no thermostat at --temperature reaches, at least 1000",
+    )  # fmt: skip
+    closest_contact: float = option(
+        0.5, at_least=0,
+        help="a run stops when atoms come closer than this times the sum of their covalent radii; 0 is never",
+    )  # fmt: skip
+    bond_break: str = option(
+        "warn", choices=("warn", "stop", "ignore"), help="what happens when a bond of the starting structure breaks"
+    )
+    small_box: str = option(
+        "warn", choices=("warn", "stop", "ignore"),
+        help="what happens when a barostat shrinks the box below twice the cutoff",
+    )  # fmt: skip
+
+    committee: tuple[str, ...] | None = option(
+        None, name_or_path=True,
+        help="further models, or the committee.json of a training: the spread of the forces goes to uncertainty.csv",
+    )  # fmt: skip
+    uncertainty_interval: int = option(
+        1000, at_least=1, help="steps between rows of uncertainty.csv (each costs an evaluation of every model)"
+    )
+    committee_limit: float | None = option(
+        None, unit="eV/A", above=0, help="spread of the force on an atom above which --on-uncertain acts",
+        shown_default="no limit",
+    )  # fmt: skip
+    extrapolation_limit: float | None = option(
+        2.0, above=0,
+        help="distance from the training data above which --on-uncertain acts, for models that carry their statistics",
+    )  # fmt: skip
+    on_uncertain: str = option(
+        "warn", choices=("warn", "stop", "collect"),
+        help="over these limits: warn, stop the run, or collect the frames in uncertain.extxyz",
+    )  # fmt: skip
+
+    output: Path | None = option(None, help="output folder", shown_default="the structure's name + '-run'")
+    restart: bool = option(
+        False, cli_only=True, help="continue the run in the output folder to the total number of steps"
+    )
+    max_hours: float | None = option(
+        None, unit="h", above=0, help="stop cleanly, with a checkpoint, after this wall time", shown_default="no limit"
+    )
+    trajectory_format: tuple[str, ...] = option(
+        ("dcd",), choices=("dcd", "xtc", "trr", "extxyz"), help="trajectory files to write"
+    )
+    wrap: str = option(
+        "molecules", choices=("molecules", "none"),
+        help="positions in the trajectory: whole molecules with their centres in the box, or as they moved, unwrapped",
+    )  # fmt: skip
+    trajectory_atoms: str | None = option(
+        None, help="atoms in the trajectory and in topology.pdb, as an mdtraj selection", shown_default="all"
+    )
+    trajectory_data: tuple[str, ...] = option(
+        (), choices=("velocities", "forces"), help="what trr and extxyz files hold beside the positions",
+        shown_default="positions",
+    )  # fmt: skip
+    bead_trajectories: bool = option(False, help="a trajectory of each bead of a path integral, beside the centroids'")
+    trajectory_interval: int = option(100, at_least=1, help="steps between frames")
+    report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
+    checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints")
+
+    trust_pickle: bool = option(
+        False, cli_only=True, help="run the program inside a potential.pt; for files that you or people you trust made"
+    )
+    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
+    quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
+    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+
+    def __post_init__(self) -> None:
+        settle(self)
+        _refuse_contradictions(self)
+        if self.output is None:
+            object.__setattr__(self, "output", Path(f"{self._name}-run"))
+
+    @property
+    def _name(self) -> str:
+        """What the output folder is called after."""
+        if self.smiles is not None:
+            return re.sub(r"[^A-Za-z0-9]+", "_", self.smiles).strip("_")[:40] or "smiles"
+        return self.structure.stem
+
+    @property
+    def temperature_ramp(self) -> Ramp:
+        """The temperature (K) over the production."""
+        return Ramp(self.temperature if self.temperature_from is None else self.temperature_from, self.temperature)
+
+    @property
+    def pressure_ramp(self) -> Ramp | None:
+        """The pressure (bar) over the production; None without a barostat."""
+        if self.pressure is None:
+            return None
+        return Ramp(self.pressure if self.pressure_from is None else self.pressure_from, self.pressure)
+
+    @property
+    def num_steps(self) -> int:
+        """Production steps in total: `steps`, or `time` / `timestep`, or 10 ps of them."""
+        if self.steps is not None:
+            return self.steps
+        return round((10.0 if self.time is None else self.time) * 1000.0 / self.timestep)
+
+
+def _refuse_contradictions(config: RunConfig) -> None:
+    """Options of a run that rule each other out, beyond what single declarations say."""
+    if config.structure is None and config.smiles is None:
+        raise UsageError("structure is missing: give a structure file, or a molecule with --smiles.")
+    if config.solvate is not None and config.box is not None:
+        raise UsageError("give --solvate, which makes the box, or --box, not both.")
+    if config.solvate is not None and config.periodic == "no":
+        raise UsageError("--solvate makes a periodic box of water; it does not go with --periodic no.")
+    if config.beads > 1 and config.thermostat not in (None, "langevin"):
+        raise UsageError(f"--beads {config.beads} brings its own thermostat, of Langevin kind: leave --thermostat out.")
+    if config.beads > 1 and config.barostat not in (None, "isotropic"):
+        raise UsageError(f"--beads {config.beads} goes with the isotropic barostat only, not {config.barostat}.")
+    if config.bead_trajectories and config.beads == 1 and all(not stage.beads for stage in config.stage):
+        raise UsageError("--bead-trajectories needs --beads of more than 1.")
+    if config.trajectory_data and not {"trr", "extxyz"} & set(config.trajectory_format):
+        raise UsageError(
+            f"--trajectory-data {','.join(config.trajectory_data)}: {' and '.join(config.trajectory_format)} files "
+            "hold positions only. Add trr (binary, single precision) or extxyz (text) to --trajectory-format."
+        )
+    if config.device_index is not None and len(config.device_index) != 1:
+        given = ",".join(map(str, config.device_index))
+        raise UsageError(
+            f"--device-index {given}: a model runs on one GPU. Start one command for each, for instance with a seed "
+            "and an --output of its own: --device-index 0 --seed 1 --output a, --device-index 1 --seed 2 --output b."
+        )
+    if config.deterministic and config.platform == "OpenCL":
+        raise UsageError("--deterministic: OpenMM's OpenCL platform adds in an order that changes. Take CUDA or CPU.")
+    for name in ("equilibration_steps", "temperature_from", "pressure_from") if config.stage else ():
+        if getattr(config, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for a run without [[stage]] tables: put it into a stage.")
