@@ -48,6 +48,7 @@ std::vector<std::string> nvrtc_candidates() {
   if (!packages.empty()) {
     all.push_back(packages + "/nvidia/cu13/lib/libnvrtc.so.13");
     all.push_back(packages + "/nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
+    for (const std::string& name : names) all.push_back(packages + "/../../" + name);  // of a conda environment
   }
   all.insert(all.end(), names.begin(), names.end());
   all.push_back("/usr/local/cuda/lib64/libnvrtc.so");
