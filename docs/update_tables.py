@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from mace_md import config
+from mace_md import config, tables
 
 GUIDE = Path(__file__).parent / "guide.md"
 TABLE = re.compile(r"(<!-- options of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -54,9 +54,14 @@ def _drift(run: dict, reference: float) -> str:
     return f"{drift:.{digits}f} ({error:.{digits}f}), {run['fluctuation_meV_atom']:.2g}"
 
 
+def _declarations(name: str) -> type:
+    """The class of a command's options, or of a table of a run file."""
+    return getattr(config, name, None) or getattr(tables, name)
+
+
 def updated(text: str) -> str:
     """`text` with each table between its two markers made anew."""
-    text = TABLE.sub(lambda found: found[1] + config.options_table(getattr(config, found[2])) + found[3], text)
+    text = TABLE.sub(lambda found: found[1] + config.options_table(_declarations(found[2])) + found[3], text)
     record = json.loads((RESULTS / "hydrogen_mass.json").read_text())
     return MEASURED.sub(lambda found: found[1] + hydrogen_mass_table(record, found[2]) + found[3], text)
 

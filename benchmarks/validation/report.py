@@ -115,7 +115,7 @@ def text(results: dict, nve: dict) -> str:
     if results["not_run"]:
         parts.append(f"\nPlanned and not run for this page: {', '.join(results['not_run'])}.\n")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    parts.append(f"\n{versions}; OpenMM's Reference platform, one thread.\n")
+    parts.append(f"\nMade with {versions}; OpenMM's Reference platform, one thread.\n")
     return "".join(parts)
 
 
