@@ -20,6 +20,7 @@ from mace_md.md.force import make_force
 from mace_md.md.graphs import GraphChoice, Graphs, choose_graphs
 from mace_md.md.integrators import Dynamics, make_dynamics
 from mace_md.md.masses import frozen, repartition_hydrogen
+from mace_md.md.memory import check_memory, forecast
 from mace_md.md.restraints import external_forces, restraint_forces
 from mace_md.md.selection import select_atoms
 from mace_md.md.simulation import PlatformChoice, choose_platform, is_linear, make_simulation
@@ -151,6 +152,7 @@ def build(part: Part, setup: SetUp) -> Built:
         config.cuda_graphs,
         platform=platform.platform.getName(), backend=config.backend, kernels=model.kernels, beads=config.beads,
     )  # fmt: skip
+    _check_memory(setup, model, platform)
     simulation = make_simulation(structure.topology, system, dynamics, platform, structure.positions)
     graphs = None
     if choice.use:
@@ -243,6 +245,17 @@ def _platform(config: RunConfig) -> PlatformChoice:
         choice.platform.getName(), details, choice.reason, torch.get_num_threads(),
     )  # fmt: skip
     return choice
+
+
+def _check_memory(setup: SetUp, force: openmm.Force, choice: PlatformChoice) -> None:
+    """The forecast in the log; InputError when the GPU has less. Says nothing without a GPU that torch can ask."""
+    if choice.platform.getName() != "CUDA" or not torch.cuda.is_available():
+        return
+    source = None if setup.model.is_exported else setup.model.source
+    needed = forecast(setup.structure, source, force.blob, r_max=setup.model.r_max, skin=setup.model.skin)
+    if needed is not None:
+        free = torch.cuda.mem_get_info(int(choice.properties.get("DeviceIndex", 0)))[0]
+        log.info("%s", check_memory(needed, free, f"the model, {force.kernels.name} kernels,"))
 
 
 def _say(lines: Iterable[str]) -> None:

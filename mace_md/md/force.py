@@ -71,8 +71,8 @@ def make_force(
         computes where its OpenMM platform does.
     force_group, name : of the force.
 
-    The object returned has an attribute `kernels`, the `KernelChoice` made; it is not part of OpenMM's force, and a
-    System does not hand it out again.
+    The object returned has the attributes `kernels`, the `KernelChoice` made, and `blob`, the packed model of native
+    kernels; they are not part of OpenMM's force, and a System does not hand them out again.
 
     Raises InputError for elements that the model does not know, for a potential made for other atoms, for options that
     contradict a potential file, and when OpenMM-Torch is missing or does not fit the installed torch.
@@ -111,6 +111,7 @@ def make_force(
     force.setForceGroup(force_group)
     force.setName(name)
     force.kernels = choice
+    force.blob = getattr(potential, "blob", None)
     return force
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mace_md.errors import InputError
 
+FIRST_CANDIDATES = 64  # for an atom, that a new state on a GPU has room for (plugins/cuda/op.cpp)
 LIBRARY = Path(__file__).with_name("_native.so")
 
 
@@ -77,6 +78,24 @@ def device_status(state: Tensor, clear: bool = False) -> DeviceStatus:
     forgets the problems. Waits for the GPU.
     """
     return DeviceStatus(*torch.ops.mace_md.status(state, clear).tolist())
+
+
+def state_bytes(blob: Tensor, n_atoms: int, n_candidates: int) -> int:
+    """Bytes of GPU memory that the state of a packed model needs for so many atoms, with so many candidates together.
+
+    Candidates are pairs within r_max + skin, both directions; there is room for a quarter more, and at first for 64 an
+    atom. Needs no GPU. Raises InputError for a blob that is none.
+    """
+    load_library()
+    function = ctypes.CDLL(str(LIBRARY)).mace_md_state_bytes
+    message, host = ctypes.create_string_buffer(1000), blob.cpu()
+    good = function(
+        ctypes.c_void_p(host.data_ptr()), ctypes.c_int64(host.numel()), ctypes.c_int64(n_atoms),
+        ctypes.c_int64(max(n_candidates, FIRST_CANDIDATES * n_atoms * 4 // 5)), message, ctypes.c_int64(len(message)),
+    )  # fmt: skip
+    if not good:
+        raise InputError(f"the native kernels: {message.value.decode()}")
+    return int(message.value)
 
 
 def energy_forces(
