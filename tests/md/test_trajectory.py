@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import ase.io
 import mdtraj
@@ -11,6 +12,7 @@ from mdtraj.formats import XTCTrajectoryFile
 from water_box import water_pdb
 
 from mace_md.md import reporters
+from mace_md.md.readout import Readout
 from mace_md.md.reporters import LogTable, Progress, Row, write_topology
 from mace_md.md.structure import read_structure
 from mace_md.md.trajectory import Frame, open_trajectory
@@ -212,9 +214,12 @@ def test_molecules_are_wrapped_whole_or_followed(tmp_path, wrap):
     simulation.context.setPositions(structure.positions)
     velocity = np.array([10.0, -3.0, 0.0])
     simulation.context.setVelocities(np.tile(velocity, (len(structure.positions), 1)))
+    readout = Readout(simulation, SimpleNamespace(num_dof=72), {})
+    constant = SimpleNamespace(columns=())
     recorder = reporters.Recorder(
-        simulation, tmp_path, num_dof=72, total_mass=1.0, timestep=1.0, kinds=("xtc",), interval=40, wrap=wrap
-    )
+        simulation, tmp_path, readout=readout, course=constant, total_mass=1.0, timestep=1.0, kinds=("xtc",),
+        interval=40, wrap=wrap,
+    )  # fmt: skip
     for _ in range(3):
         simulation.step(40)
         recorder.frame(simulation.currentStep)
