@@ -35,8 +35,10 @@ def check_elements(structure: Structure, known: list[int], model_name: str) -> N
         atom = unknown[0]
         missing = list(dict.fromkeys(atom.element.symbol for atom in unknown))
         first = f"residue {atom.residue.name} {atom.residue.id}, atom {atom.index + 1}"
-        subject = f"element {missing[0]} ({first}) is" if len(missing) == 1 else (
-            f"elements {', '.join(missing)} (the first in {first}) are"
+        subject = (
+            f"element {missing[0]} ({first}) is"
+            if len(missing) == 1
+            else (f"elements {', '.join(missing)} (the first in {first}) are")
         )
         names = " ".join(Element.getByAtomicNumber(number).symbol for number in known)
         raise InputError(

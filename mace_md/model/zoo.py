@@ -36,6 +36,7 @@ _CITE_ANI = "Kovacs et al., J. Chem. Phys. 159, 044118 (2023)"
 _ORGANIC = "H C N O F P S Cl Br I"
 _NO_DISPERSION = "not included"
 
+
 @dataclass(frozen=True)
 class PublishedModel:
     """One published checkpoint, or one that comes with the package (`bundled`)."""
