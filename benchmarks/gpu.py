@@ -7,7 +7,8 @@ First `pytest -m gpu`. Then liquid water, float32, with the models of benchmarks
 of the force, and a step of molecular dynamics. Every engine is a process of its own; they take turns; positions move
 before every call, so nothing is remembered. Reported: best and median time, launches of kernels in a call, memory that
 torch allocated, part of the rate of a large float32 matrix product (TF32 off) that the counted operations reach, and
-the size at which an engine ran out of memory. A peer that is not installed is a line of the report.
+the size at which an engine ran out of memory. Last, training, in the time that is left. A peer that is not installed is
+a line of the report.
 """
 
 from __future__ import annotations
@@ -268,12 +269,35 @@ def gpu_tests() -> dict:
     return {"exit": done.returncode, "summary": summary[0], "seconds": time.monotonic() - start}
 
 
+def training(data: Path, seconds: float) -> dict:
+    """Structures per second in training, beside mace-torch (train_throughput.py), in the time that is left."""
+    if not data.exists():
+        return {"error": f"no data for training in {data} (--data)"}
+    if seconds < 60:
+        return {"error": "no time left"}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "training.json"
+        command = [sys.executable, str(HERE / "train_throughput.py"), "--epochs", "3", "--data", str(data)]
+        environment = {"CUDA_VISIBLE_DEVICES": "0"} | os.environ  # or the peer takes the CPU
+        try:
+            done = subprocess.run(
+                [*command, "--output", str(output)], env=environment, timeout=seconds, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+        except subprocess.TimeoutExpired:
+            error = ["no time left"]
+        found = json.loads(output.read_text()) if output.exists() else {}
+    return found | ({"error": error[0][:300]} if error else {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=9.0, help="time for all of it; what is left out is reported")
     parser.add_argument("--atoms", type=int, nargs="+", default=ATOMS)
     parser.add_argument("--engines", nargs="+", default=CALLS + STEPS)
     parser.add_argument("--symmetrix", default="", help="site-packages of an installation of symmetrix-xl")
+    parser.add_argument("--data", type=Path, default=HERE.parent / "shared" / "data", help="for training")
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on a CPU: shows that the script works")
     parser.add_argument("--output", type=Path)
@@ -304,6 +328,11 @@ def main() -> None:
                     say(result)
                 if arguments.output:
                     write_json(arguments.output, record)
+    if not arguments.dry_run:
+        record["training"] = training(arguments.data, end - time.monotonic())
+        print(json.dumps(record["training"], indent=1), flush=True)
+        if arguments.output:
+            write_json(arguments.output, record)
 
 
 if __name__ == "__main__":
