@@ -145,7 +145,12 @@ def salt_water() -> None:
     modeller.addSolvent(field, boxSize=Vec3(1.6, 1.6, 1.6) * unit.nanometer, ionicStrength=0.4 * unit.molar)
     system, positions = relaxed(modeller, field)
     gromacs = parmed.openmm.load_topology(modeller.topology, system, positions)
-    gromacs.save(str(HERE / "salt_water.top"), overwrite=True)
+    top = HERE / "salt_water.top"
+    gromacs.save(str(top), overwrite=True)
+    lines = top.read_text().split("\n")  # ParmEd's heading names the machine, the user and the day
+    first = next(i for i, line in enumerate(lines) if line and not line.startswith(";"))
+    heading = "; Water with sodium chloride, TIP3P, a standalone topology; made by systems/inputs/make.py with ParmEd"
+    top.write_text("\n".join([heading, "", *lines[first:]]))
     gromacs.save(str(HERE / "salt_water.gro"), overwrite=True)
 
 
