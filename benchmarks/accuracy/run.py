@@ -47,17 +47,18 @@ class Task:
     cpu_sized: bool
     correlation: int = 3
     program: str = "mace-md"  # or mace-torch
+    curve: bool = False  # a point of a learning curve
 
     @property
     def name(self) -> str:
         """Of its folder, and its key in the results."""
-        size = "cpu" if self.cpu_sized else "paper"
+        size = ("cpu" if self.cpu_sized else "paper") + ("-curve" if self.curve and self.cpu_sized else "")
         return f"{self.dataset}-{self.n_train}-{size}-nu{self.correlation}-{self.program}-seed{self.seed}"
 
     @property
     def settings(self) -> Settings:
         """How it is trained."""
-        return settings_for(self.dataset, self.n_train, self.cpu_sized, self.correlation)
+        return settings_for(self.dataset, self.n_train, self.cpu_sized, self.correlation, self.curve)
 
 
 def tasks_of_tables(arguments: argparse.Namespace) -> Iterator[Task]:
@@ -76,7 +77,7 @@ def tasks_of_curves(arguments: argparse.Namespace) -> Iterator[Task]:
         for n_train in arguments.n_train or CURVE_SIZES:
             for molecule in arguments.molecules:
                 for correlation in (1, 3):
-                    yield Task(f"rmd17-{molecule}", n_train, seed, arguments.cpu_sized, correlation)
+                    yield Task(f"rmd17-{molecule}", n_train, seed, arguments.cpu_sized, correlation, curve=True)
 
 
 # --- one task ---

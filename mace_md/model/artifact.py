@@ -133,7 +133,7 @@ def read_info(path: str | Path) -> PotentialInfo:
     try:
         values = json.loads(content)
         version = int(values["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: its metadata are damaged ({error}); export it again") from None
     if version > FORMAT_VERSION:
         made_with = values.get("versions")

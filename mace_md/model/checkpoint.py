@@ -226,7 +226,7 @@ def _header(path: Path, content: bytes) -> dict:
         text = json.loads(content[8 : 8 + length])["__metadata__"][_KEY]
         header = json.loads(text)
         version = header["format_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: a safetensors file, but not one that mace-md wrote (no readable header)") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format version {version}; this mace-md reads {FORMAT_VERSION}. Update mace-md.")

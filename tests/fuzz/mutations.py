@@ -1,5 +1,6 @@
 """Damaged and hostile versions of good inputs (bytes, JSON, pickle programs), all from one seeded generator."""
 
+import copy
 import json
 import pickle
 import random
@@ -64,9 +65,9 @@ def _mutated_once(rng: random.Random, value: Any) -> Any:
     elif kind == 1 and isinstance(value, dict):
         value[rng.choice(["x", "", "__class__", str(key).upper()])] = value.pop(key)
     elif kind == 1:
-        value.append(value[key])
+        value.append(copy.deepcopy(value[key]))
     elif kind == 2:
-        value[key] = rng.choice(_VALUES)
+        value[key] = copy.deepcopy(rng.choice(_VALUES))
     else:
         value[key] = _mutated_once(rng, value[key])
     return value
@@ -75,7 +76,7 @@ def _mutated_once(rng: random.Random, value: Any) -> Any:
 def _odd(rng: random.Random, value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and rng.random() < 0.5:
         return rng.choice([value + 1, value - 1, -value, value * 1000, float(value), str(value)])
-    return rng.choice(_VALUES)
+    return copy.deepcopy(rng.choice(_VALUES))
 
 
 # Names that a hostile file would like to have called, and names that a model file has.

@@ -69,6 +69,15 @@ def test_subset_dtype_and_given_positions(tmp_path, kernels):
     assert forces.shape == (9, 3) and set(forces.abs().sum(dim=1).nonzero().flatten().tolist()) <= {1, 4}
 
 
+@pytest.mark.parametrize("text", ['{"format_version": Infinity}', '{"format_version": []}', "[" * 100000])
+def test_damaged_metadata_are_an_error_of_one_line(tmp_path, text):
+    path = tmp_path / "p.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("p/extra/mace_md.json", text)
+    with pytest.raises(InputError, match="metadata are damaged"):
+        read_info(path)
+
+
 def test_nothing_is_overwritten_or_left_behind(tmp_path, monkeypatch):
     path = tmp_path / "p.pt"
     path.write_text("mine")
