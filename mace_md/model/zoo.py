@@ -105,8 +105,8 @@ MODELS = (
         "wB97M-D3(BJ)/def2-TZVPPD (SPICE), by distillation",
         "included",
         "mace-md (docs/default_model.md) and Eastman et al., Sci. Data 10, 11 (2023)",
-        sha256="231ee0aed38c0a9af43052a0fe4cafdebfeb3a8a331ad16044d12e36a07b15f5",
-        size=635640,
+        sha256="af135a545dc38178dfb5388317e1596b1296e0c216de689bd5373da99fca0601",
+        size=635784,
         bundled=True,
         advice=(
             "a small model for first runs and tests; for results take a published model, for example --model "

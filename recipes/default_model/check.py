@@ -74,7 +74,7 @@ def errors(words, model) -> dict:
     return table
 
 
-STORED = {"monomers": 10, "ions": 14, "water30": 1, "water60": 1, "amino acids": 2, "ligands": 3}
+STORED = {"monomers": 10, "ions": 60, "water30": 1, "water60": 1, "amino acids": 2, "ligands": 8}
 
 
 def reference(words, model) -> dict:

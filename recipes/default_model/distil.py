@@ -21,8 +21,8 @@ CORE_REACH = 0.8
 UNIVERSAL_LENGTH, UNIVERSAL_EXPONENT = 0.8854, 0.23  # of the universal screening length (Ziegler, Biersack, Littmark)
 
 # What a step sees: frames of each kind; one of the large ones every second step.
-ORDINARY = {"monomers": 8, "ions": 8, "pair": 16, "clash": 4, "active": 4}
-SHORT_RANGE = {"dimer": 12, "clash_gfn2": 8, "active_gfn2": 6}
+ORDINARY = {"monomers": 8, "ions": 8, "pair": 12, "contact": 12, "clash": 4, "active": 4, "broad": 8, "late": 4}
+SHORT_RANGE = {"dimer": 12, "clash_gfn2": 8, "active_gfn2": 6, "late_gfn2": 6, "hole": 8}
 LARGE = ("ligands", "amino acids", "ligands", "water30", "ligands", "amino acids", "ligands", "water60")
 AT_MOST = {"monomers": 5000, "water30": 60, "water60": 20, "amino acids": 300, "ions": 2000, "ligands": 1200}
 
@@ -37,6 +37,15 @@ def with_core(teacher: MACE) -> MACE:
     student.repulsion.a_prefactor.fill_(UNIVERSAL_LENGTH)
     student.repulsion.a_exp.fill_(UNIVERSAL_EXPONENT)
     return student
+
+
+def blend(student: MACE, teacher: MACE, share: float) -> MACE:
+    """The student with each weight at `share` of the way from the teacher's to its own; its core stays."""
+    mixed, own = copy.deepcopy(student), teacher.state_dict()
+    with torch.no_grad():
+        for name, weight in mixed.named_parameters():
+            weight.lerp_(own[name], 1 - share)
+    return mixed
 
 
 class Mixture:

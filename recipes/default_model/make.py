@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from distil import distil, with_core
+from broad import functional_groups, ions_in_contact
+from distil import blend, distil, with_core
 from frames import Engine, Frame, load_frames, save_frames
 from sample import sample_dynamics, sample_squeezed
-from short_range import crushed, dimers, pairs
+from short_range import crushed, dimers, holes, pairs
 from spice import label_spice
 
 from mace_md import load_model, save_model
@@ -30,6 +31,9 @@ CRUSHED = 3000
 # (steps of training, rate at the start, at the end) of every round; the runs and squeezed starts that follow it
 TRAINING = [(500, 2e-3, 1e-3), (600, 1.5e-3, 5e-4), (1300, 1e-3, 1e-5)]
 SAMPLING = [(100, 250), (40, 250)]
+# A further round starts at this share of the way from the teacher to the student and has broad.py's structures too; a
+# short last one has the holes that are left then, and as many squeezed starts as stated.
+SHARE, LATE_TRAINING, LATE_STARTS = 0.85, [(700, 7e-4, 1e-5), (250, 4e-4, 1e-5)], 150
 
 
 def main() -> None:
@@ -48,6 +52,11 @@ def main() -> None:
         if number < len(SAMPLING):
             files.append(words.work / f"sampled{number}.npz")
             frames = frames + sample(frames, Engine(student), engine, files[-1], number)
+    files += [words.work / "broad.npz", words.work / "late.npz"]
+    frames = frames + broaden(frames, words.work, engine)
+    student = train(blend(student, teacher, SHARE), frames, words.work / "round3.mace", 3, LATE_TRAINING[0])
+    frames = frames + late(frames, Engine(student), engine, files[-1])
+    student = train(student, frames, words.work / "round4.mace", 4, LATE_TRAINING[1])
     path = finish(student, words.teacher, files, words.work / f"{NAME}.mace")
     print(f"{path}  {path.stat().st_size} bytes  SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
 
@@ -91,6 +100,28 @@ def sample(frames: list[Frame], student: Engine, teacher: Engine, path: Path, nu
     return load_frames(path)
 
 
+def broaden(frames: list[Frame], work: Path, teacher: Engine) -> list[Frame]:
+    """Frames of broad.py; the ions of the test only nearer than any structure of the test."""
+    path, nearest = work / "broad.npz", {}
+    if not path.exists():
+        for frame in load_frames(work / "test.npz"):
+            if frame.kind == "ions":
+                pair, r = frozenset(frame.numbers.tolist()), float(np.linalg.norm(np.diff(frame.positions, axis=0)))
+                nearest[pair] = min(nearest.get(pair, np.inf), r)
+        rng = np.random.default_rng(SEED + 3)
+        save_frames(functional_groups(frames, teacher, rng) + ions_in_contact(teacher, nearest, rng), path)
+    return load_frames(path)
+
+
+def late(frames: list[Frame], student: Engine, teacher: Engine, path: Path) -> list[Frame]:
+    """Bare pairs that still attract each other, and where squeezed starts go, as kinds of their own."""
+    if not path.exists():
+        found = sample_squeezed(frames, student, teacher, LATE_STARTS, np.random.default_rng(SEED + 4))
+        found = [frame._replace(kind=frame.kind.replace("active", "late")) for frame in found]
+        save_frames(holes(student) + found, path)
+    return load_frames(path)
+
+
 def finish(student, teacher: Path, files: list[Path], path: Path) -> Path:
     """The model file, with its licence and where it comes from."""
     counts: dict[str, int] = {}
@@ -114,7 +145,9 @@ def finish(student, teacher: Path, files: list[Path], path: Path) -> Path:
         "geometries": "openmm/spice-dataset (MIT), molecular dynamics, squeezed molecules",
         "labels": "the teacher's; of clashing atoms GFN2-xTB's, of bare pairs also those of the ZBL potential",
         "structures": ", ".join(f"{count} {kind}" for kind, count in counts.items()),
-        "steps": ", then ".join(f"{steps} of Adam, rate {rate:g} to {last:g}" for steps, rate, last in TRAINING),
+        "steps": ", then ".join(
+            f"{n} of Adam, rate {rate:g} to {last:g}" for n, rate, last in [*TRAINING, *LATE_TRAINING]
+        ),
         "seed": SEED,
         "date": time.strftime("%Y-%m-%d"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),

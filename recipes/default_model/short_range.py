@@ -32,21 +32,48 @@ def dimers(elements: list[int], rng: np.random.Generator) -> list[Frame]:
     """Pairs of atoms from INNERMOST to OUTER; repulsive ones only, since attraction of bare atoms is no law here."""
     frames = []
     for i, j in combinations_with_replacement(elements, 2):
-        contact = covalent_radii[i] + covalent_radii[j]
-        charge = IONS[i] + IONS[j] if {i, j} <= set(IONS) else 0  # as in the ions of SPICE
         for x in [*rng.uniform(INNERMOST, INNER, 6), *rng.uniform(INNER, OUTER, 9)]:
-            numbers, positions = np.array([i, j]), np.array([[0, 0, 0], [0, 0, x * contact]])
-            if x * contact < SHORTEST:
-                continue
-            if x < INNER:
-                forces = np.array([[0, 0, -1], [0, 0, 1]]) * zbl_force(i, j, x * contact)
-            else:
-                judged = gfn2(numbers, positions, charge)
-                if judged is None or judged[1][1, 2] < 0:
-                    continue
-                forces = judged[1]
-            frames.append(Frame("dimer", f"{i}-{j}", numbers, positions, charge, np.nan, forces))
+            forces = repulsion(i, j, x)
+            if forces is not None:
+                frames.append(bare_pair("dimer", i, j, x, forces))
     return frames
+
+
+def holes(student: Engine) -> list[Frame]:
+    """Pairs of atoms that the student lets attract each other inside 0.6, at all distances from INNERMOST to OUTER."""
+    frames = []
+    for i, j in combinations_with_replacement(student.elements, 2):
+        contact, grid = covalent_radii[i] + covalent_radii[j], np.arange(INNERMOST, OUTER, 0.01)
+        inside = grid[(grid < 0.6) & (grid * contact > SHORTEST)]
+        if min(student([i, j], np.array([[0, 0, 0], [0, 0, x * contact]]))[1][1, 2] for x in inside) > 0:
+            continue
+        for x in grid:
+            forces = repulsion(i, j, x)
+            if forces is not None:
+                frames.append(bare_pair("hole", i, j, x, forces))
+    return frames
+
+
+def charge_of(i: int, j: int) -> int:
+    """Charge of a bare pair: as in the ions of SPICE, 0 of others."""
+    return IONS[i] + IONS[j] if {i, j} <= set(IONS) else 0
+
+
+def bare_pair(kind: str, i: int, j: int, x: float, forces: np.ndarray) -> Frame:
+    """A pair of atoms at `x` (sums of covalent radii), without energy."""
+    positions = np.array([[0, 0, 0], [0, 0, x * (covalent_radii[i] + covalent_radii[j])]])
+    return Frame(kind, f"{i}-{j}", np.array([i, j]), positions, charge_of(i, j), np.nan, forces)
+
+
+def repulsion(i: int, j: int, x: float) -> np.ndarray | None:
+    """Forces, eV/A, of a bare pair: ZBL below INNER, else GFN2-xTB; None where it attracts or is too close."""
+    r = x * (covalent_radii[i] + covalent_radii[j])
+    if r < SHORTEST:
+        return None
+    if x < INNER:
+        return np.array([[0, 0, -1], [0, 0, 1]]) * zbl_force(i, j, r)
+    judged = gfn2(np.array([i, j]), np.array([[0, 0, 0], [0, 0, r]]), charge_of(i, j))
+    return None if judged is None or judged[1][1, 2] < 0 else judged[1]
 
 
 def pairs(teacher: Engine, left_out: set[frozenset[int]], rng: np.random.Generator) -> list[Frame]:
