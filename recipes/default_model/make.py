@@ -45,7 +45,7 @@ def main() -> None:
     words.work.mkdir(parents=True, exist_ok=True)
     teacher = load_model(words.teacher, dtype="float32")
     engine = Engine(teacher)
-    frames = gather(words.geometries, words.work, engine)
+    gathered = frames = gather(words.geometries, words.work, engine)
     student, files = with_core(teacher), [words.work / name for name in GATHERED]
     for number, (steps, rate, last_rate) in enumerate(TRAINING):
         student = train(student, frames, words.work / f"round{number}.mace", number, (steps, rate, last_rate))
@@ -53,7 +53,7 @@ def main() -> None:
             files.append(words.work / f"sampled{number}.npz")
             frames = frames + sample(frames, Engine(student), engine, files[-1], number)
     files += [words.work / "broad.npz", words.work / "late.npz"]
-    frames = frames + broaden(frames, words.work, engine)
+    frames = frames + broaden(gathered, words.work, engine)
     student = train(blend(student, teacher, SHARE), frames, words.work / "round3.mace", 3, LATE_TRAINING[0])
     frames = frames + late(frames, Engine(student), engine, files[-1])
     student = train(student, frames, words.work / "round4.mace", 4, LATE_TRAINING[1])
