@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import openmm
 from openmm import app, unit
 
 from mace_md.errors import InputError
@@ -39,7 +40,8 @@ def add_hydrogens(contents: Contents, *, ph: float, repair: str, seed: int) -> C
     modeller = app.Modeller(contents.topology, contents.positions * unit.nanometer)
     try:
         with seeded(seed):
-            variants = modeller.addHydrogens(pH=ph)
+            # Reference: what other platforms relax differs from run to run in the last digits
+            variants = modeller.addHydrogens(pH=ph, platform=openmm.Platform.getPlatformByName("Reference"))
     except Exception as error:  # it raises ValueError, KeyError and Exception alike
         reason = " ".join(str(error).split())
         raise InputError(
