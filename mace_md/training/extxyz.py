@@ -22,6 +22,9 @@ DEFAULT_KEYS = {
     label: (f"REF_{label}", label, *(("virial", "REF_virial") if label == "virials" else ()))
     for label in ("energy", "forces", "stress", "virials")
 }
+_OF_A_DAMAGED_FILE = (  # what ASE raises for one
+    ValueError, LookupError, AttributeError, TypeError, StopIteration, RuntimeError, OSError, EOFError,
+)  # fmt: skip
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _WEIGHTS = {
     "weight": "config_weight",
@@ -72,7 +75,7 @@ def _frames(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: no such file") from None
     except UnknownFileTypeError:
         raise InputError(f"{path}: ASE does not know this kind of file. Convert it to extended XYZ.") from None
-    except (ValueError, KeyError, IndexError, StopIteration, RuntimeError, OSError, EOFError) as error:
+    except _OF_A_DAMAGED_FILE as error:
         raise InputError(f"{path}: cannot be read as a trajectory ({type(error).__name__}: {error})") from None
 
 

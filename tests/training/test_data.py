@@ -184,11 +184,15 @@ def test_two_candidates_are_not_guessed_between(tmp_path):
     assert read_configurations(tmp_path / "data.xyz", LabelFormat(energy_key="REF_energy"))[0].energy == 1.0
 
 
-@pytest.mark.parametrize("name", ["empty.xyz", "damaged.xyz", "damaged.npz", "damaged.h5", "absent.xyz", "absent.h5"])
+@pytest.mark.parametrize(
+    "name",
+    ["empty.xyz", "damaged.xyz", "properties.xyz", "damaged.npz", "damaged.h5", "absent.xyz", "absent.h5"],
+)
 def test_unreadable_files(tmp_path, name):
     path = tmp_path / name
+    text = {"empty": "", "properties": "1\nProperties=T\nC 0 0 0\n"}.get(path.stem, "3\nnothing\nC 0 0\n")
     if not name.startswith("absent"):
-        path.write_text("" if name.startswith("empty") else "3\nnothing\nC 0 0\n")
+        path.write_text(text)
     with pytest.raises(InputError, match=name):
         read_configurations(path)
 
