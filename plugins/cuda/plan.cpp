@@ -11,21 +11,8 @@
 
 namespace mace_md::cuda {
 
-// Every kernel of a step, in order.
-enum Kernel : int {
-  kFollowPositions, kBuildList, kFindNeighbors, kMakeEdges, kConv1Forward, kContract0, kLinearH, kConv2Forward, kMix,
-  kContract1, kReadout, kContract1Reverse, kMixReverse, kConv2Reverse, kLinearHReverse, kContract0Reverse,
-  kConv1Reverse, kEdgeForces, kSumResults, kWriteForces, kKernelCount
-};
-// With radial tables in shared memory, in the place of conv2_forward and conv2_reverse.
-constexpr const char *kSharedForward = "conv2_forward_shared", *kSharedReverse = "conv2_reverse_shared";
-constexpr const char* kKernelNames[kKernelCount] = {
-    "follow_positions", "build_list", "find_neighbors", "make_edges", "conv1_forward", "contract0", "linear_h",
-    "conv2_forward", "mix", "contract1", "readout", "contract1_reverse", "mix_reverse", "conv2_reverse",
-    "linear_h_reverse", "contract0_reverse", "conv1_reverse", "edge_forces", "sum_results", "write_forces"};
-
 struct Kernels {
-  Handle module = nullptr, functions[kKernelCount] = {};
+  Handle module = nullptr;
 };
 
 namespace {
@@ -49,27 +36,35 @@ std::shared_ptr<const Kernels> load_kernels(const Blob& blob, int device) {
     const std::string code = compile(program, architecture(device));
     auto kernels = std::make_shared<Kernels>();
     driver().check(driver().load_module(&kernels->module, code.data()), "loading the kernels");
-    for (int k = 0; k < kKernelCount; ++k)
-      driver().check(driver().get_function(&kernels->functions[k], kernels->module, kKernelNames[k]),
-                     "finding the kernels");
     entry = kernels;
   }
   return entry;
 }
 
-// Puts the variant with tables in shared memory into `launch`, where it is asked for and fits the device.
-void use_shared_tables(const Blob& blob, int device, const char* name, const Kernels& kernels, Launch& launch) {
-  constexpr int kMostDynamicShared = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-  const int64_t bytes = shared_table_bytes(blob);
-  if (!blob[kSharedTables] || bytes > shared_memory(device)) return;
-  const Driver& d = driver();
-  Handle function;
-  d.check(d.get_function(&function, kernels.module, name), "finding the kernels");
-  d.check(d.set_attribute(function, kMostDynamicShared, static_cast<int>(bytes)), "asking for shared memory");
-  const unsigned groups = launch.grid[1];
-  const auto blocks = static_cast<unsigned>(std::max(1, multiprocessors(device) / static_cast<int>(groups)));
-  launch = {function, {blocks, groups, 1}, unsigned(kSharedTableThreads), unsigned(bytes)};
-}
+// The launches of a step.
+class Launches {
+ public:
+  Launches(const Kernels& kernels, int device) : kernels_(kernels), device_(device) {}
+
+  void add(const char* name, int64_t block, int64_t x, int64_t y = 1, int64_t z = 1, int64_t shared = 0) {
+    constexpr int kMostDynamicShared = 8;              // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    constexpr int64_t kWithoutAsking = 48 * 1024;
+    const Driver& d = driver();
+    Launch launch = {nullptr, {unsigned(x), unsigned(y), unsigned(z)}, unsigned(block), unsigned(shared)};
+    d.check(d.get_function(&launch.function, kernels_.module, name), "finding the kernels");
+    if (shared > kWithoutAsking)
+      d.check(d.set_attribute(launch.function, kMostDynamicShared, static_cast<int>(shared)), "asking for shared memory");
+    all_.push_back(launch);
+  }
+
+  bool fits(int64_t shared) const { return shared <= shared_memory(device_); }
+  std::vector<Launch> take() { return std::move(all_); }
+
+ private:
+  const Kernels& kernels_;
+  int device_;
+  std::vector<Launch> all_;
+};
 
 std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels& kernels, int device) {
   const int ell = static_cast<int>(blob[kMaxEll]), max_L = static_cast<int>(blob[kMaxL]);
@@ -79,33 +74,36 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   const int64_t groups = group_count(ell, max_L), a_threads = whole_warps(c), h_threads = whole_warps(c2);
   const int64_t a_columns = over(c, kLinearColumns), h_columns = over(c2, kLinearColumns);
   const int64_t phi_columns = over(most_paths_to_one_l(ell, max_L) * c2, kLinearColumns);
-  std::vector<Launch> all(kKernelCount);
-  auto set = [&](Kernel kernel, int64_t block, int64_t x, int64_t y = 1, int64_t z = 1) {
-    all[kernel] = {kernels.functions[kernel], {unsigned(x), unsigned(y), unsigned(z)}, unsigned(block), 0};
+  const int64_t table = shared_table_bytes(blob);
+  Launches step(kernels, device);
+  const bool shared_tables = blob[kSharedTables] != 0 && step.fits(table);
+  auto convolve = [&](const char* name, const char* shared_name) {
+    if (shared_tables)  // blocks that stay
+      step.add(shared_name, kSharedTableThreads, std::max<int64_t>(1, multiprocessors(device) / groups), groups, 1, table);
+    else
+      step.add(name, h_threads, n, groups);
   };
-  set(kFollowPositions, kWideBlock, over(sizes.n_particles, kWideBlock));
-  set(kBuildList, kOneBlock, 1);
-  set(kFindNeighbors, kWideBlock, over(n * kWarp, kWideBlock));
-  set(kMakeEdges, kWideBlock, over(n * kWarp, kWideBlock));
-  set(kConv1Forward, a_threads, n);
-  set(kContract0, a_threads, pairs);
-  set(kLinearH, kLinearBlock, tiles, h, h_columns);
-  set(kConv2Forward, h_threads, n, groups);
-  set(kMix, kLinearBlock, tiles, a, a_columns);
-  set(kContract1, a_threads, pairs);
-  set(kReadout, kReadoutBlock, n);
-  set(kContract1Reverse, a_threads, pairs);
-  set(kMixReverse, kLinearBlock, tiles, a, phi_columns);
-  set(kConv2Reverse, h_threads, n, groups);
-  set(kLinearHReverse, kLinearBlock, tiles, h, a_columns);
-  set(kContract0Reverse, a_threads, pairs);
-  set(kConv1Reverse, a_threads, n);
-  set(kEdgeForces, kWideBlock, over(n * kWarp, kWideBlock));
-  set(kSumResults, kOneBlock, 1);
-  set(kWriteForces, kWideBlock, over(sizes.n_particles, kWideBlock));
-  use_shared_tables(blob, device, kSharedForward, kernels, all[kConv2Forward]);
-  use_shared_tables(blob, device, kSharedReverse, kernels, all[kConv2Reverse]);
-  return all;
+  step.add("follow_positions", kWideBlock, over(sizes.n_particles, kWideBlock));
+  step.add("build_list", kOneBlock, 1);
+  step.add("find_neighbors", kWideBlock, over(n * kWarp, kWideBlock));
+  step.add("make_edges", kWideBlock, over(n * kWarp, kWideBlock));
+  step.add("conv1_forward", a_threads, n);
+  step.add("contract0", a_threads, pairs);
+  step.add("linear_h", kLinearBlock, tiles, h, h_columns);
+  convolve("conv2_forward", "conv2_forward_shared");
+  step.add("mix", kLinearBlock, tiles, a, a_columns);
+  step.add("contract1", a_threads, pairs);
+  step.add("readout", kReadoutBlock, n);
+  step.add("contract1_reverse", a_threads, pairs);
+  step.add("mix_reverse", kLinearBlock, tiles, a, phi_columns);
+  convolve("conv2_reverse", "conv2_reverse_shared");
+  step.add("linear_h_reverse", kLinearBlock, tiles, h, a_columns);
+  step.add("contract0_reverse", a_threads, pairs);
+  step.add("conv1_reverse", a_threads, n);
+  step.add("edge_forces", kWideBlock, over(n * kWarp, kWideBlock));
+  step.add("sum_results", kOneBlock, 1);
+  step.add("write_forces", kWideBlock, over(sizes.n_particles, kWideBlock));
+  return step.take();
 }
 
 struct Registry {
