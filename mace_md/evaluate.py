@@ -19,8 +19,9 @@ from mace_md.provenance import collect_provenance, write_json
 from mace_md.training.checks import check_data
 from mace_md.training.comparison import QUANTITIES, Comparison, Errors, compare, join
 from mace_md.training.data import Configuration, LabelFormat, read_configurations, take_isolated_atoms
-from mace_md.training.labelling import Labeller, choose_device, elements_of
+from mace_md.training.labelling import Labeller, elements_of
 from mace_md.training.parity import plot_parity
+from mace_md.training.processes import device_of
 
 log = logging.getLogger("mace_md")
 _COLUMNS = (  # of the table: quantity, statistic, heading
@@ -43,7 +44,7 @@ def main(config: EvaluateConfig) -> int:
     labels = LabelFormat.from_options(config)
     sets = {name: _labelled(path, labels, model, config) for name, path in _named(config.data).items()}
     labeller = Labeller(
-        model, elements_of(c for data in sets.values() for c in data), config.kernels, choose_device(config.device)
+        model, elements_of(c for data in sets.values() for c in data), config.kernels, device_of(config.device)
     )
     info = model.info
     log.info("model: %s, head %s, %s; %s kernels (%s)", info.name, info.head, config.dtype, *labeller.choice)

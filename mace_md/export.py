@@ -4,10 +4,10 @@ import logging
 
 from mace_md.config import ExportConfig
 from mace_md.errors import InputError
-from mace_md.md import preflight
-from mace_md.md.structure import read_structure
 from mace_md.model.artifact import PotentialInfo, export_potential
 from mace_md.model.checkpoint import load_model
+from mace_md.structures import preflight
+from mace_md.structures.structure import read_structure
 
 log = logging.getLogger("mace_md")
 

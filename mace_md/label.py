@@ -15,7 +15,8 @@ from mace_md.errors import InputError
 from mace_md.model.checkpoint import load_model
 from mace_md.training.configuration import Configuration
 from mace_md.training.geometries import named, read_geometries
-from mace_md.training.labelling import Labeller, choose_device, elements_of
+from mace_md.training.labelling import Labeller, elements_of
+from mace_md.training.processes import device_of
 from mace_md.training.writing import check_target, write_configurations
 
 log = logging.getLogger("mace_md")
@@ -29,7 +30,7 @@ def main(config: LabelConfig) -> int:
     model = load_model(config.model, head=config.head, dtype=config.dtype)
     geometries = _chosen(config)
     log.info("geometries: %d, %d atoms", len(geometries), sum(len(g.atomic_numbers) for g in geometries))
-    labeller = Labeller(model, elements_of(geometries), config.kernels, choose_device(config.device))
+    labeller = Labeller(model, elements_of(geometries), config.kernels, device_of(config.device))
     info = model.info
     log.info("model: %s, head %s, %s; %s kernels (%s)", info.name, info.head, config.dtype, *labeller.choice)
     log.info("licence: %s; level of theory: %s", info.licence, info.level_of_theory)

@@ -15,29 +15,30 @@ from openmm import app
 
 from mace_md.config import RunConfig, to_toml
 from mace_md.errors import InputError
-from mace_md.md import preflight, selfcheck
 from mace_md.md.assembly import Built, LoadedModel, SetUp, build, checked_parts, set_up
-from mace_md.md.faults import faults_explained
-from mace_md.md.folder import find_checkpoint, held_log, open_folder
-from mace_md.md.formats.reader import split_frame
+from mace_md.md.files.reporters import write_topology
+from mace_md.md.files.restart import Checkpoint, find_checkpoint
 from mace_md.md.numerics import precision_notes, precision_of, repeatable
-from mace_md.md.prepare import prepare
 from mace_md.md.production import Run
 from mace_md.md.replicas import replicas_of, run_each
-from mace_md.md.reporters import write_topology
-from mace_md.md.restart import Checkpoint
 from mace_md.md.restraints import MODEL_GROUP
-from mace_md.md.selfcheck import SelfCheck
 from mace_md.md.simulation import numbers_stay_finite, warm_up
 from mace_md.md.stages import Carried, Part, identity_of
-from mace_md.md.stopping import StopRequest
-from mace_md.md.structure import Structure
-from mace_md.md.uncertainty import Judges, judges_of
+from mace_md.md.watch import selfcheck
+from mace_md.md.watch.faults import faults_explained
+from mace_md.md.watch.selfcheck import SelfCheck
+from mace_md.md.watch.uncertainty import Judges, judges_of
 from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
 from mace_md.model.checkpoint import load_model
 from mace_md.model.potential import DEFAULT_SKIN
 from mace_md.model.zoo import identify
+from mace_md.output import held_log, open_folder
 from mace_md.provenance import collect_provenance, sha256_of, write_atomically, write_json
+from mace_md.stopping import StopRequest
+from mace_md.structures import preflight
+from mace_md.structures.formats.reader import split_frame
+from mace_md.structures.prepare import prepare
+from mace_md.structures.structure import Structure
 
 log = logging.getLogger("mace_md")
 

@@ -12,12 +12,12 @@ import torch
 
 from mace_md.config import TrainConfig, to_toml
 from mace_md.errors import CleanStop, InputError, SafetyStop
-from mace_md.md.folder import held_log, open_folder
-from mace_md.md.stopping import StopRequest
 from mace_md.model.checkpoint import describe_model, load_model, save_model
 from mace_md.model.descriptors import descriptor_statistics
 from mace_md.model.mace import MACE
+from mace_md.output import held_log, open_folder, refuse_content
 from mace_md.provenance import collect_provenance, sha256_of, versions, write_atomically, write_json
+from mace_md.stopping import StopRequest
 from mace_md.training.batches import iterate_batches
 from mace_md.training.finetuning import REPLAY_HEAD, report_replay
 from mace_md.training.optimizer import freeze_parts
@@ -44,11 +44,11 @@ _FREE = {
 def main(config: TrainConfig) -> int:
     """Train as `config` says; 0 when it is done. Raises InputError, SafetyStop or CleanStop."""
     started = time.perf_counter()
-    device = _device(config)
+    device = device_of(config.device)
     with held_log() as held, StopRequest(config.max_hours) as stop, joined_processes(device) as processes:
         if not processes.is_first:
             log.setLevel(logging.WARNING)
-        _claim(config)
+        refuse_content(config.output, config.restart)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         data = read_training_data(config)
@@ -210,30 +210,6 @@ class MemberFiles:
 
 
 # --- beginning and end ---
-
-
-def _device(config: TrainConfig) -> torch.device:
-    try:
-        device = device_of(config.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {config.device}: {reason}. `mace-md doctor` says what is there.") from None
-    return device
-
-
-def _claim(config: TrainConfig) -> None:
-    """Refuse a folder whose content would be overwritten."""
-    folder = config.output
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file, and the output has to be a folder. Give another --output.")
-    present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    if present and not config.restart:
-        shown = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
-        raise InputError(
-            f"{folder}: the output folder exists and is not empty ({shown}); nothing is overwritten. Please continue "
-            "it with --restart, or choose another --output."
-        )
 
 
 def _identity(config: TrainConfig) -> dict[str, object]:

@@ -132,7 +132,7 @@ def _last_step(folder: Path) -> int:
 
 
 def _step_of_checkpoint(folder: Path) -> int:
-    from mace_md.md.restart import read_checkpoint
+    from mace_md.md.files.restart import read_checkpoint
 
     checkpoint, _ = read_checkpoint(folder)
     return 0 if checkpoint is None else max(checkpoint.step, 0)

@@ -14,9 +14,9 @@ def export(repository, tiny_model, output, *words) -> int:
 
 
 def test_the_file_is_the_model(repository, tiny_model, tmp_path, capsys):
-    from mace_md.md.structure import read_structure
     from mace_md.model.artifact import load_potential
     from mace_md.model.checkpoint import load_model
+    from mace_md.structures.structure import read_structure
 
     path = tmp_path / "ethanol.pt"
     assert export(repository, tiny_model, path) == 0

@@ -11,7 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "mace_md"
 FILES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = {"run", "train", "export", "evaluate", "label", "analyze", "models", "doctor"}
 # Lower layers first: a module imports from its own layer and from those before it.
-LAYERS = ["errors units", "options", "tables", "config", "provenance", "ops", "model", "training md analysis"]
+LAYERS = [
+    *("errors units", "options", "tables", "config", "provenance output stopping"),
+    *("ops", "model structures", "training md analysis"),
+]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 HEAVY = {"torch", "openmm", "e3nn", "ase", "mdtraj", "openmmtorch", "safetensors", "mace"}
 STARTS_QUICKLY = "__init__ __main__ cli tables options errors units provenance doctor".split()
@@ -61,6 +64,7 @@ def test_each_engine_has_its_place(path):
     assert "mace" not in roots, "mace-torch is an oracle of the tests, never a dependency"
     if layer_of(path) in ("model", "ops", "training"):
         assert "openmm" not in roots, f"{name} imports openmm"
+        assert "structures" not in own_targets(path), f"{name} imports structures, and OpenMM with them"
     if layer_of(path) == "analysis":
         assert not roots & {"torch", "openmm"}
     if name != "md/force.py":
@@ -92,6 +96,13 @@ heavy = {"torch", "openmm", "e3nn", "ase", "mdtraj"} & set(sys.modules)
 assert not heavy, heavy
 assert dict(os.environ) == before
 """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "label", "models"])
+def test_commands_of_torch_alone_do_not_load_openmm(command):
+    code = f"import sys, mace_md.{command}; assert not {{'openmm', 'openmmtorch'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
 

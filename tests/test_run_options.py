@@ -10,7 +10,7 @@ from water_box import water_pdb
 
 import mace_md.run
 from mace_md.cli import main
-from mace_md.md.stopping import StopRequest
+from mace_md.stopping import StopRequest
 
 HEAD = """
 structure = "water.pdb"

@@ -27,7 +27,7 @@ def test_every_folder_is_a_system_and_is_in_the_readme():
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_structure_is_whole_and_dense(name):
     """Bonds have the lengths of bonds, and a periodic system has the density of a liquid or crystal."""
-    from mace_md.md.structure import read_structure
+    from mace_md.structures.structure import read_structure
 
     structure = read_structure(SYSTEMS / name / f"{name}.pdb")
     bonds = np.array([(a.index, b.index) for a, b in structure.topology.bonds()])

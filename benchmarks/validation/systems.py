@@ -118,7 +118,7 @@ def ideal_gas_volume(num_molecules: int, temperature: float, pressure: float) ->
 
 def from_file(structure: Path, model: Path, timestep: float = 0.5, dtype: str = "float32") -> Matter:
     """A structure file and a published model."""
-    from mace_md.md.structure import read_structure
+    from mace_md.structures.structure import read_structure
 
     read = read_structure(structure)
     options = {"dtype": dtype}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mace_md.config import shared
 from mace_md.config.settled import Settled
 from mace_md.options import option
 
@@ -12,5 +13,5 @@ class DoctorConfig(Settled):
     """`mace-md doctor`."""
 
     json: bool = option(False, help="print the findings as JSON")
-    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
-    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+    config: Path | None = shared.config()
+    debug: bool = shared.debug()

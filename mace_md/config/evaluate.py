@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mace_md.config import shared
 from mace_md.config.settled import Settled
 from mace_md.options import option, settle
 
@@ -11,49 +12,33 @@ from mace_md.options import option, settle
 class EvaluateConfig(Settled):
     """`mace-md evaluate`."""
 
-    model: str = option(
-        help="model: a name of `mace-md models list`, or a .model or .mace file", positional=True, name_or_path=True
-    )
+    model: str = shared.model()
     data: tuple[Path, ...] = option(
         help="labelled data: extended XYZ (or what ASE reads), rMD17 npz, HDF5", positional=True
     )
-    head: str | None = option(None, help="head of a model that has several")
-    energy_key: str | None = option(None, help="key of the energies", shown_default="REF_energy or energy")
-    forces_key: str | None = option(None, help="key of the forces", shown_default="REF_forces or forces")
-    stress_key: str | None = option(None, help="key of the stresses", shown_default="REF_stress or stress")
-    virials_key: str | None = option(None, help="key of the virials", shown_default="REF_virials or virials")
-    config_type_key: str = option("config_type", help="key of the type of a configuration")
-    energy_unit: str | None = option(
-        None, help="unit of the energies: eV, meV, kcal/mol, kJ/mol, Hartree", shown_default="eV; kcal/mol in npz files"
-    )
-    length_unit: str | None = option(None, help="unit of the positions and the box: A, Bohr, nm", shown_default="A")
-    forces_unit: str | None = option(
-        None, help="unit of the forces, such as Hartree/Bohr", shown_default="energy unit / length unit"
-    )
-    stress_unit: str | None = option(
-        None, help="unit of the stresses: eV/A^3, GPa, kbar, bar", shown_default="energy unit / length unit^3"
-    )
-    check_data: str = option(
-        "refuse", choices=("refuse", "warn"), help="what to do about numbers that look like another unit"
-    )
-    dtype: str = option("float64", choices=("float32", "float64"), help="precision of the model")
-    kernels: str = option(
-        "auto",
-        choices=("auto", "native", "reference"),
-        help="native (compiled) kernels, the PyTorch reference, or native where they are built",
-    )
-    device: str = option(
-        "auto", choices=("auto", "cpu", "cuda"), help="where to compute; auto takes a GPU if there is one"
-    )
-    threads: int | None = option(None, at_least=1, help="CPU threads", shown_default="all cores")
+    head: str | None = shared.head()
+    energy_key: str | None = shared.key("energies", "REF_energy or energy")
+    forces_key: str | None = shared.key("forces", "REF_forces or forces")
+    stress_key: str | None = shared.key("stresses", "REF_stress or stress")
+    virials_key: str | None = shared.key("virials", "REF_virials or virials")
+    config_type_key: str = shared.config_type_key()
+    energy_unit: str | None = shared.energy_unit()
+    length_unit: str | None = shared.length_unit()
+    forces_unit: str | None = shared.forces_unit()
+    stress_unit: str | None = shared.stress_unit()
+    check_data: str = shared.check_data()
+    dtype: str = shared.dtype("float64")
+    kernels: str = shared.kernels()
+    device: str = shared.device()
+    threads: int | None = shared.threads()
     plots: bool = option(True, help="parity plots")
     output: Path | None = option(
         None, help="folder for errors.json and the plots", shown_default="the model's name + '-errors'"
     )
-    force: bool = option(False, help="replace the files of an earlier evaluation in the folder")
-    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
-    quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
-    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+    force: bool = shared.force("the files of an earlier evaluation in the folder")
+    config: Path | None = shared.config()
+    quiet: bool = shared.quiet()
+    debug: bool = shared.debug()
 
     def __post_init__(self) -> None:
         settle(self)

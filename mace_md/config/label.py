@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mace_md.config import shared
 from mace_md.config.settled import Settled
 from mace_md.options import option
 
@@ -11,15 +12,13 @@ from mace_md.options import option
 class LabelConfig(Settled):
     """`mace-md label`."""
 
-    model: str = option(
-        help="model: a name of `mace-md models list`, or a .model or .mace file", positional=True, name_or_path=True
-    )
+    model: str = shared.model()
     geometries: tuple[Path, ...] = option(
         help="what ASE reads, rMD17 npz, HDF5 (SPICE's layout or our own), or DCD, XTC, TRR with --topology",
         positional=True,
     )
     output: Path = option(Path("labelled.xyz"), help="file to write: .xyz or .extxyz, or .h5 or .hdf5")
-    force: bool = option(False, help="replace the output file if it exists")
+    force: bool = shared.force()
     topology: Path | None = option(None, help="topology of the DCD, XTC or TRR files: PDB or mmCIF")
     every: int = option(
         1, at_least=1, help="take every n-th geometry of each file (of each molecule in SPICE's layout)"
@@ -28,7 +27,7 @@ class LabelConfig(Settled):
         None, at_least=1, help="most geometries in all, drawn at random with --seed", shown_default="all"
     )
     seed: int = option(0, at_least=0, help="seed of that draw")
-    head: str | None = option(None, help="head of a model that has several")
+    head: str | None = shared.head()
     as_head: str = option("Default", help="head that the labels are for in a training with several")
     config_type: str | None = option(
         None, help="type of the configurations", shown_default="as in the file, or the file's name"
@@ -36,19 +35,11 @@ class LabelConfig(Settled):
     largest_force: float | None = option(
         None, unit="eV/A", above=0, help="leave geometries out where the model gives a force above this"
     )
-    length_unit: str | None = option(
-        None, help="unit of positions and box: A, Bohr, nm", shown_default="A; HDF5: as the file says"
-    )
-    dtype: str = option("float64", choices=("float32", "float64"), help="precision of the model")
-    kernels: str = option(
-        "auto",
-        choices=("auto", "native", "reference"),
-        help="native (compiled) kernels, the PyTorch reference, or native where they are built",
-    )
-    device: str = option(
-        "auto", choices=("auto", "cpu", "cuda"), help="where to compute; auto takes a GPU if there is one"
-    )
-    threads: int | None = option(None, at_least=1, help="CPU threads", shown_default="all cores")
-    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
-    quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
-    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+    length_unit: str | None = shared.length_unit("A; HDF5: as the file says")
+    dtype: str = shared.dtype("float64")
+    kernels: str = shared.kernels()
+    device: str = shared.device()
+    threads: int | None = shared.threads()
+    config: Path | None = shared.config()
+    quiet: bool = shared.quiet()
+    debug: bool = shared.debug()

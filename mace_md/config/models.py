@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mace_md.config import shared
 from mace_md.config.settled import Settled
 from mace_md.options import option
 
@@ -21,6 +22,6 @@ class ModelsConfig(Settled):
         None, positional=True, name_or_path=True, help="name of a model (pull, show) or a model file (show)"
     )
     cache: Path | None = option(None, help="folder of the fetched models", shown_default="the user's cache folder")
-    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
-    quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
-    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+    config: Path | None = shared.config()
+    quiet: bool = shared.quiet()
+    debug: bool = shared.debug()

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mace_md.config import shared
 from mace_md.config.settled import DEFAULT_MODEL, Settled
 from mace_md.errors import UsageError
 from mace_md.options import GIVEN, Ramp, option, settle
@@ -31,7 +32,7 @@ class RunConfig(Settled):
         "the default comes with the package",
         name_or_path=True,
     )
-    head: str | None = option(None, help="head of a model that has several")
+    head: str | None = shared.head()
     charge: int | None = option(
         None, help="total charge, for models that use it", unit="e", shown_default="from the file, or 0"
     )
@@ -168,38 +169,21 @@ class RunConfig(Settled):
         choices=("auto", "on", "off"),
         help="replay the kernels of a step as a CUDA graph; auto does where it can, with the native kernels on CUDA",
     )
-    threads: int | None = option(None, at_least=1, help="CPU threads", shown_default="all cores")
-    kernels: str = option(
-        "auto",
-        choices=("auto", "native", "reference"),
-        help="native (compiled) kernels, the PyTorch reference, or native where they are built",
-    )
+    threads: int | None = shared.threads()
+    kernels: str = shared.kernels()
     backend: str = option(
         "torchforce", choices=("torchforce", "python"), help="how OpenMM calls the model: TorchForce, or PythonForce"
     )
 
-    periodic: str = option(
-        "auto", choices=("auto", "yes", "no"), help="periodic boundaries; auto is yes when the structure has a box"
-    )
-    box: tuple[float, ...] | None = option(
-        None,
-        unit="A",
-        above=0,
-        count=(3, 6),
-        help="box lengths a,b,c or a,b,c,alpha,beta,gamma (A and degrees)",
-        shown_default="from the file",
-    )
+    periodic: str = shared.periodic()
+    box: tuple[float, ...] | None = shared.box()
     skin: float | None = option(None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5")
     smiles: str | None = option(
         None, instead_of="structure", help="a molecule as SMILES in place of a file; coordinates by RDKit"
     )
-    coordinates: Path | None = option(
-        None, help="coordinates of a topology without: inpcrd or rst7 of a prmtop, gro of a GROMACS top"
-    )
-    include: Path | None = option(None, help="folder of the force field files that a GROMACS top includes")
-    virtual_sites: str = option(
-        "refuse", choices=("refuse", "drop"), help="massless sites of four- and five-site water: MACE knows nuclei only"
-    )
+    coordinates: Path | None = shared.coordinates()
+    include: Path | None = shared.include()
+    virtual_sites: str = shared.virtual_sites()
     hydrogens: str = option(
         "check", choices=("check", "add", "keep"),
         help="check refuses residues without hydrogens, add puts them in, keep takes the file as it is",
@@ -294,9 +278,7 @@ class RunConfig(Settled):
     restart: bool = option(
         False, cli_only=True, help="continue the run in the output folder to the total number of steps"
     )
-    max_hours: float | None = option(
-        None, unit="h", above=0, help="stop cleanly, with a checkpoint, after this wall time", shown_default="no limit"
-    )
+    max_hours: float | None = shared.max_hours()
     trajectory_format: tuple[str, ...] = option(
         ("dcd",), choices=("dcd", "xtc", "trr", "extxyz"), help="trajectory files to write"
     )
@@ -319,9 +301,9 @@ class RunConfig(Settled):
     trust_pickle: bool = option(
         False, cli_only=True, help="run the program inside a potential.pt; for files that you or people you trust made"
     )
-    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
-    quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
-    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+    config: Path | None = shared.config()
+    quiet: bool = shared.quiet()
+    debug: bool = shared.debug()
 
     def __post_init__(self) -> None:
         settle(self)

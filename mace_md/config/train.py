@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mace_md.config import shared
 from mace_md.config.settled import Settled
 from mace_md.errors import UsageError
 from mace_md.options import flag, option, settle
@@ -26,33 +27,21 @@ class TrainConfig(Settled):
     train_count: int | None = option(
         None, at_least=1, help="train on so many frames, drawn with --split-seed", shown_default="all that are left"
     )
-    energy_key: str | None = option(None, help="name of the energy", shown_default="REF_energy or energy")
-    forces_key: str | None = option(None, help="name of the forces", shown_default="REF_forces or forces")
-    stress_key: str | None = option(None, help="name of the stress", shown_default="REF_stress or stress")
-    virials_key: str | None = option(None, help="name of the virials", shown_default="REF_virials or virials")
-    config_type_key: str = option("config_type", help="name of what kind of configuration a frame is")
+    energy_key: str | None = shared.key("energies", "REF_energy or energy")
+    forces_key: str | None = shared.key("forces", "REF_forces or forces")
+    stress_key: str | None = shared.key("stresses", "REF_stress or stress")
+    virials_key: str | None = shared.key("virials", "REF_virials or virials")
+    config_type_key: str = shared.config_type_key()
     head_key: str = option("head", help="name of the readout head that a frame belongs to")
-    energy_unit: str | None = option(
-        None, choices=("eV", "meV", "kcal/mol", "kJ/mol", "Hartree"), help="unit of energies",
-        shown_default="eV; kcal/mol in .npz",
-    )  # fmt: skip
-    length_unit: str | None = option(
-        None, choices=("A", "nm", "Bohr"), help="unit of positions and box", shown_default="A"
-    )
-    forces_unit: str | None = option(
-        None, help="unit of forces, such as Hartree/Bohr", shown_default="energy unit / length unit"
-    )
-    stress_unit: str | None = option(
-        None, choices=("eV/A^3", "GPa", "kbar", "bar"), help="unit of the stress",
-        shown_default="energy unit / length unit^3",
-    )  # fmt: skip
+    energy_unit: str | None = shared.energy_unit()
+    length_unit: str | None = shared.length_unit()
+    forces_unit: str | None = shared.forces_unit()
+    stress_unit: str | None = shared.stress_unit()
     missing_labels: str = option(
         "refuse", choices=("refuse", "ignore"),
         help="frames without a label that has a weight: refuse them, or train on what is there",
     )  # fmt: skip
-    check_data: str = option(
-        "refuse", choices=("refuse", "warn"), help="what to do about magnitudes that give other units away"
-    )
+    check_data: str = shared.check_data()
     config_type_weights: tuple[str, ...] = option(
         (), help="weights of kinds of configurations, such as liquid=2,dimer=0.5", shown_default="1 each"
     )
@@ -149,19 +138,17 @@ class TrainConfig(Settled):
     seeds: tuple[int, ...] | None = option(
         None, at_least=0, instead_of="seed", help="train one model for each: a committee, in folders seed-1, ..."
     )
-    dtype: str = option("float32", choices=("float32", "float64"), help="precision of the model")
-    device: str = option("auto", help="cpu, cuda, cuda:1; auto takes a GPU when there is one")
-    threads: int | None = option(None, at_least=1, help="CPU threads", shown_default="all cores")
+    dtype: str = shared.dtype("float32")
+    device: str = shared.device()
+    threads: int | None = shared.threads()
 
     output: Path | None = option(None, help="output folder", shown_default="the name of the data + '-training'")
     restart: bool = option(False, cli_only=True, help="continue the training in the output folder")
-    max_hours: float | None = option(
-        None, unit="h", above=0, help="stop cleanly, with a checkpoint, after this wall time", shown_default="no limit"
-    )
+    max_hours: float | None = shared.max_hours()
     checkpoint_interval: int = option(1, at_least=1, help="epochs between checkpoints")
-    config: Path | None = option(None, cli_only=True, help="TOML file with any of these options")
-    quiet: bool = option(False, cli_only=True, help="no progress on the terminal")
-    debug: bool = option(False, cli_only=True, help="show the traceback of an error")
+    config: Path | None = shared.config()
+    quiet: bool = shared.quiet()
+    debug: bool = shared.debug()
 
     def __post_init__(self) -> None:
         settle(self)

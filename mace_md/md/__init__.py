@@ -1,1 +1,1 @@
-"""From a structure and a force to a trajectory: everything that knows OpenMM."""
+"""From a structure and a force to a trajectory, in OpenMM: nm, ps, kJ/mol."""

@@ -13,7 +13,6 @@ from openmm import app
 
 from mace_md.config import RunConfig
 from mace_md.errors import InputError
-from mace_md.md import preflight
 from mace_md.md.barostat import choose_scaling, make_barostat
 from mace_md.md.dispersion import choose_functional, dispersion_force
 from mace_md.md.force import make_force
@@ -22,12 +21,13 @@ from mace_md.md.integrators import Dynamics, make_dynamics
 from mace_md.md.masses import frozen, repartition_hydrogen
 from mace_md.md.memory import check_memory, forecast
 from mace_md.md.restraints import external_forces, restraint_forces
-from mace_md.md.selection import select_atoms
 from mace_md.md.simulation import PlatformChoice, choose_platform, is_linear, make_simulation
 from mace_md.md.stages import Part, parts_of
-from mace_md.md.structure import Structure
 from mace_md.md.system import make_system
 from mace_md.model.potential import KernelChoice
+from mace_md.structures import preflight
+from mace_md.structures.selection import select_atoms
+from mace_md.structures.structure import Structure
 
 log = logging.getLogger("mace_md")
 

@@ -4,8 +4,8 @@ import openmm
 from openmm import app
 
 from mace_md.errors import InputError
-from mace_md.md.molecules import Molecules
-from mace_md.md.structure import Structure
+from mace_md.structures.molecules import Molecules
+from mace_md.structures.structure import Structure
 
 # OpenMM's own pressure unit is the bar, its surface tension bar nm. The choice between molecules and atoms is there for
 # every barostat since OpenMM 8.6; in 8.5 only the flexible one has it.

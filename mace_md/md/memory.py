@@ -10,12 +10,12 @@ import logging
 import torch
 
 from mace_md.errors import InputError
-from mace_md.md.molecules import pairs_within
-from mace_md.md.structure import Structure
 from mace_md.model.blocks import convolution_paths
 from mace_md.model.mace import MACE
 from mace_md.model.potential import model_dtype
 from mace_md.ops.energy_forces import state_bytes
+from mace_md.structures.molecules import pairs_within
+from mace_md.structures.structure import Structure
 from mace_md.units import ANGSTROM_TO_NM
 
 log = logging.getLogger("mace_md")

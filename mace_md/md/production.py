@@ -14,11 +14,9 @@ from openmm import app
 
 from mace_md.config import RunConfig
 from mace_md.errors import CleanStop, SafetyStop
-from mace_md.md.graphs import Graphs
-from mace_md.md.integrators import Dynamics
-from mace_md.md.readout import make_readout
-from mace_md.md.reporters import Progress, Recorder
-from mace_md.md.restart import (
+from mace_md.md.files.readout import make_readout
+from mace_md.md.files.reporters import Progress, Recorder
+from mace_md.md.files.restart import (
     Checkpoint,
     check_files,
     check_identity,
@@ -27,7 +25,8 @@ from mace_md.md.restart import (
     save_checkpoint,
     tidy_folder,
 )
-from mace_md.md.safety import Limits, Watch
+from mace_md.md.graphs import Graphs
+from mace_md.md.integrators import Dynamics
 from mace_md.md.simulation import (
     Minimization,
     StepLoop,
@@ -37,9 +36,11 @@ from mace_md.md.simulation import (
     set_velocities,
 )
 from mace_md.md.stages import RAMP_INTERVAL, Carried, Course, Part
-from mace_md.md.stopping import StopRequest
-from mace_md.md.structure import Structure
-from mace_md.md.uncertainty import Uncertainty
+from mace_md.md.watch.limits import limits_of
+from mace_md.md.watch.safety import Watch
+from mace_md.md.watch.uncertainty import Uncertainty
+from mace_md.stopping import StopRequest
+from mace_md.structures.structure import Structure
 from mace_md.units import ANGSTROM_TO_NM, EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
 
 log = logging.getLogger("mace_md")
@@ -314,18 +315,6 @@ def _outcome(result: Minimization) -> str:
     if result.converged:
         return f"converged within {result.iterations} iterations" if result.iterations else "not needed"
     return f"not converged after {result.iterations} iterations (the run goes on)"
-
-
-def limits_of(config: RunConfig) -> Limits:
-    """What the safety watch takes for physics in this run."""
-    return Limits(
-        temperature=max(config.temperature, config.temperature_ramp.start) * config.beads,
-        max_force=config.max_force,
-        max_temperature=None if config.max_temperature is None else config.max_temperature * config.beads,
-        closest_contact=config.closest_contact,
-        bond_break=config.bond_break,
-        small_box=config.small_box,
-    )
 
 
 class _EveryFewSeconds:

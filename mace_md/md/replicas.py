@@ -13,6 +13,7 @@ import numpy as np
 
 from mace_md.config import RunConfig
 from mace_md.errors import CleanStop, InputError, SafetyStop
+from mace_md.output import refuse_content
 from mace_md.provenance import write_atomically
 
 log = logging.getLogger("mace_md")
@@ -56,7 +57,7 @@ def run_each(config: RunConfig, replicas: list[Replica], run: Callable[[RunConfi
     A run that a safety rule stops does not keep the others from running; the code is then 3. A signal or the time limit
     ends the series (CleanStop), and `--restart` continues it: what is done stays as it is.
     """
-    _claim(config)
+    refuse_content(config.output, config.restart)
     end = None if config.max_hours is None else time.monotonic() + 3600 * config.max_hours
     states: dict[str, str] = {replica.name: "not started" for replica in replicas}
     for number, replica in enumerate(replicas, start=1):
@@ -77,16 +78,6 @@ def run_each(config: RunConfig, replicas: list[Replica], run: Callable[[RunConfi
         log.info("%s", line)
     log.info("summary: %s", config.output / SUMMARY)
     return SafetyStop.exit_code if "stopped by a safety rule" in states.values() else 0
-
-
-def _claim(config: RunConfig) -> None:
-    """Refuse a folder with something in it before the first run, as a single run does."""
-    folder = config.output
-    if not config.restart and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"{folder}: exists and is not empty; nothing is overwritten. Please continue it with --restart, or choose "
-            "another --output."
-        )
 
 
 def _write(folder: Path, replicas: list[Replica], states: dict[str, str]) -> None:

@@ -12,8 +12,8 @@ import openmm
 from openmm import unit
 
 from mace_md.errors import InputError
-from mace_md.md.selection import select_atoms
-from mace_md.md.structure import Structure
+from mace_md.structures.selection import select_atoms
+from mace_md.structures.structure import Structure
 from mace_md.tables import ExternalForce, Restraint
 from mace_md.units import ANGSTROM_TO_NM
 

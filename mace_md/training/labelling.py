@@ -17,6 +17,7 @@ from mace_md.training.batches import PackedGraphs, closed_cell
 from mace_md.training.configuration import Configuration
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
+_CPU = torch.device("cpu")
 _ATOMS_AT_ONCE = 1500  # in a batch of the reference; more does not make it faster on a CPU
 
 
@@ -27,11 +28,11 @@ class Labeller:
     are used, and why.
     """
 
-    def __init__(self, model: MACE, atomic_numbers: Iterable[int], kernels: str = "auto", device: str = "cpu"):
+    def __init__(self, model: MACE, atomic_numbers: Iterable[int], kernels: str = "auto", device: torch.device = _CPU):
         """atomic_numbers: the elements that occur. Raises InputError when the model does not know one of them, and when
         `kernels` is "native" and they cannot run the model."""
         self.elements = sorted({int(z) for z in atomic_numbers})
-        if device != "cpu" and kernels == "auto":
+        if device != _CPU and kernels == "auto":
             kernels = "reference"
         potential, choice = make_potential(model, self.elements, periodic=False, skin=0.0, kernels=kernels)
         self.choice: KernelChoice = choice
@@ -105,15 +106,6 @@ class Labeller:
 def elements_of(configurations: Iterable[Configuration]) -> list[int]:
     """The atomic numbers that occur, ascending."""
     return sorted(set(chain.from_iterable(c.atomic_numbers.tolist() for c in configurations)))
-
-
-def choose_device(name: str) -> str:
-    """The torch device that "auto", "cpu" or "cuda" stands for; raises InputError when there is no GPU."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here")
-    return name
 
 
 def _labelled(configuration: Configuration, energy: float, forces: np.ndarray, strain: np.ndarray) -> Configuration:

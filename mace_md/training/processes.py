@@ -15,6 +15,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from mace_md.errors import InputError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -62,12 +64,19 @@ def _device_of_messages() -> str:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that a name stands for: auto is this process's GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    """The device that a name stands for: auto is this process's GPU where there is one.
+
+    Raises InputError where torch does not know it, or cannot compute on it.
+    """
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    chosen = name if name != "auto" else gpu if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(chosen)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: {reason}. `mace-md doctor` says what is there.") from None
+    return device
 
 
 @contextmanager

@@ -266,7 +266,7 @@ def _checkpoint(folder: Path) -> Callable[[bytes], object]:
     place.mkdir(exist_ok=True)
 
     def read(content: bytes) -> object:
-        from mace_md.md.restart import check_files, check_identity, read_checkpoint
+        from mace_md.md.files.restart import check_files, check_identity, read_checkpoint
 
         (place / "checkpoint.chk").write_bytes(content)
         checkpoint, _ = read_checkpoint(place)
@@ -318,7 +318,7 @@ def _damaged_options() -> Make:
 
 def _structure(folder: Path) -> Callable[[bytes], object]:
     def read(content: bytes) -> object:
-        from mace_md.md.formats.reader import read_contents
+        from mace_md.structures.formats.reader import read_contents
 
         suffix, _, text = content.partition(b"\n")
         path = folder / f"x{suffix.decode()}"
@@ -400,7 +400,7 @@ def _damaged_hdf5(folder: Path) -> Make:
 
 def _listing(path: Path) -> Callable[[bytes], object]:
     def read(content: bytes) -> object:
-        from mace_md.md.uncertainty import committee_members
+        from mace_md.md.watch.uncertainty import committee_members
 
         path.write_bytes(content)
         return committee_members([str(path)])

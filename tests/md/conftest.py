@@ -8,9 +8,9 @@ from mace_md.config import RunConfig
 from mace_md.md.integrators import make_dynamics
 from mace_md.md.production import Run
 from mace_md.md.simulation import choose_platform, make_simulation
-from mace_md.md.stopping import StopRequest
-from mace_md.md.structure import Structure, read_structure
 from mace_md.md.system import make_system
+from mace_md.stopping import StopRequest
+from mace_md.structures.structure import Structure, read_structure
 
 
 def spring_force(structure: Structure) -> openmm.Force:

@@ -8,8 +8,8 @@ from water_box import water_pdb
 
 from mace_md.errors import InputError
 from mace_md.md.barostat import choose_scaling, make_barostat
-from mace_md.md.structure import read_structure
 from mace_md.md.system import count_barostats, make_system
+from mace_md.structures.structure import read_structure
 from mace_md.units import BOLTZMANN_KJ_MOL_K
 
 TEMPERATURE = 300.0

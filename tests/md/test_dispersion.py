@@ -8,7 +8,7 @@ from water_box import water_pdb
 
 from mace_md.errors import InputError
 from mace_md.md.dispersion import DISPERSION_GROUP, choose_functional, dispersion_force
-from mace_md.md.structure import read_structure
+from mace_md.structures.structure import read_structure
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL
 
 pytest.importorskip("dftd3")

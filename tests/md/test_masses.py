@@ -11,7 +11,7 @@ from ase.build import molecule
 import mace_md
 from mace_md.errors import InputError
 from mace_md.md.masses import frozen, masses_of, repartition_hydrogen
-from mace_md.md.structure import read_structure
+from mace_md.structures.structure import read_structure
 
 
 def written(tmp_path, atoms):

@@ -7,12 +7,12 @@ from water_box import water_pdb
 
 from mace_md.errors import InputError
 from mace_md.md.memory import check_memory, forecast, pytorch_bytes
-from mace_md.md.molecules import pairs_within
-from mace_md.md.structure import read_structure
 from mace_md.model.build import build_model
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.potential import make_potential
 from mace_md.ops.energy_forces import LIBRARY
+from mace_md.structures.molecules import pairs_within
+from mace_md.structures.structure import read_structure
 
 
 def shaped(**changes):

@@ -7,9 +7,9 @@ import pytest
 
 from mace_md.errors import InputError, UsageError
 from mace_md.md.restraints import EXTERNAL_GROUP, RESTRAINT_GROUP, SCALE, external_forces, measure, restraint_forces
-from mace_md.md.selection import select_atoms
-from mace_md.md.structure import read_structure
 from mace_md.md.system import make_system
+from mace_md.structures.selection import select_atoms
+from mace_md.structures.structure import read_structure
 from mace_md.tables import ExternalForce, Restraint
 
 NOTHING = "CustomExternalForce"

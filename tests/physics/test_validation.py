@@ -12,7 +12,7 @@ from benchmarks.validation import cases, checks, harmonic, report, ring_polymer
 from benchmarks.validation.models import R_MAX, dimer_energies, ideal_gas_model, pair_energy, rare_gas_model
 from benchmarks.validation.sampling import Ensemble, build, run, sample
 from benchmarks.validation.systems import ideal_gas, rare_gas
-from mace_md.md.readout import make_readout
+from mace_md.md.files.readout import make_readout
 from mace_md.ops.energy_forces import LIBRARY
 
 needs_kernels = pytest.mark.skipif(not LIBRARY.exists(), reason="too slow without the native kernels")

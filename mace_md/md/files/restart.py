@@ -1,0 +1,293 @@
+"""Checkpoints: one file holds everything that continues a run, and is either whole or not there.
+
+checkpoint.chk is a zip archive of OpenMM's binary checkpoint (exact, random numbers included, for the same platform),
+the portable state as XML, and restart.json: the step, the length of every output file, and what the run was made of.
+Two are kept. A new one is written beside them and moved into place, so that at every moment one of them is whole.
+"""
+
+import fnmatch
+import io
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openmm
+from openmm import app
+
+from mace_md.errors import InputError
+from mace_md.md.rpmd import RingPolymer, is_ring_polymer
+from mace_md.output import content_of, refuse_content
+from mace_md.provenance import sync_folder, write_atomically
+
+CURRENT, PREVIOUS, DAMAGED = "checkpoint.chk", "checkpoint_previous.chk", "checkpoint_damaged.chk"
+RUN_FILES = ("log*.csv", "trajectory*.*", "uncertainty.csv", "uncertain.extxyz")
+FORMAT = 1
+# What zipfile raises on an archive that is cut or altered; RuntimeError when a flag says "encrypted".
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError, RuntimeError, TypeError)
+LARGEST_MEMBER = 4 * 2**30  # bytes; 16 million atoms
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back: see the module's first lines. `phase` is 'minimize' or 'dynamics', `part` names a stage.
+
+    beads: positions and velocities [2, beads, n_atoms, 3] of a path integral, which OpenMM's own checkpoint leaves out.
+    """
+
+    path: Path
+    phase: str
+    step: int
+    sizes: dict[str, int]
+    identity: dict[str, object]
+    platform: str
+    versions: dict[str, str]
+    binary: bytes
+    state: str
+    part: str = ""
+    beads: np.ndarray | None = None
+
+
+def save_checkpoint(
+    simulation: app.Simulation,
+    folder: Path,
+    *,
+    phase: str,
+    sizes: dict[str, int],
+    identity: dict[str, object],
+    part: str = "",
+) -> Path:
+    """Write checkpoint.chk, keep the one before, and state.xml beside them; returns the path."""
+    context = simulation.context
+    ring = RingPolymer(context) if is_ring_polymer(context) else None
+    if ring is not None:
+        context.setPositions(ring.centroid())  # what state.xml is to hold; the beads are the integrator's
+    state = context.getState(positions=True, velocities=True, parameters=True, integratorParameters=True)
+    xml = openmm.XmlSerializer.serialize(state)
+    about = {
+        "format": FORMAT,
+        "phase": phase,
+        "part": part,
+        "step": context.getStepCount(),
+        "sizes": sizes,
+        "identity": identity,
+        "platform": context.getPlatform().getName(),
+        "versions": {"openmm": openmm.version.version},
+    }
+    temporary = folder / (CURRENT + ".part")
+    members = {"restart.json": json.dumps(about, indent=1), "openmm.chk": context.createCheckpoint(), "state.xml": xml}
+    if ring is not None:
+        members["beads.npy"] = _as_bytes(np.stack(ring.take()))
+    try:
+        _write_archive(temporary, members)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk, the room it takes is wanted for run.json
+        raise
+    current = folder / CURRENT
+    if current.exists():
+        os.replace(current, folder / PREVIOUS)
+    os.replace(temporary, current)
+    sync_folder(folder)
+    write_atomically(folder / "state.xml", xml)
+    return current
+
+
+def _write_archive(path: Path, members: dict[str, str | bytes]) -> None:
+    with open(path, "wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def find_checkpoint(folder: Path, restart: bool) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to continue from, or None for a new run; and notes. Creates nothing.
+
+    With `restart`, a folder in which nothing was started yet begins a new run, so that a job script can say --restart
+    each time. Raises InputError when the folder holds something that a new run would overwrite.
+    """
+    present = content_of(folder)
+    if not restart:
+        refuse_content(folder, can_continue=CURRENT in present or PREVIOUS in present)
+        return None, []
+    checkpoint, notes = read_checkpoint(folder)
+    if checkpoint is not None:
+        return checkpoint, notes
+    results = [name for name in present if any(fnmatch.fnmatch(name, pattern) for pattern in RUN_FILES)]
+    if results:
+        raise InputError(
+            f"{folder}: has {results[0]}, but no checkpoint to continue from. Start a new run with another --output."
+        )
+    return None, [f"--restart: {folder} holds no checkpoint; the run starts at its beginning"]
+
+
+def read_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint in `folder`, or None where there is none at all; and what was met on the way.
+
+    Raises InputError when there are checkpoints and none can be read.
+    """
+    notes = []
+    present = [folder / name for name in (CURRENT, PREVIOUS) if (folder / name).exists()]
+    for path in present:
+        try:
+            return _read(path), notes
+        except _UNREADABLE as error:
+            notes.append(f"{path} is damaged ({error}); trying the one before")
+    if present:
+        names = " and ".join(str(path) for path in present)
+        raise InputError(f"{names}: cannot be read ({notes[-1]}). Restore a copy, or start anew with another --output.")
+    return None, notes
+
+
+def _read(path: Path) -> Checkpoint:
+    with zipfile.ZipFile(path) as archive:  # every member is read, and its checksum with it
+        if any(member.file_size > LARGEST_MEMBER for member in archive.infolist()):
+            raise ValueError("it says it is larger than any checkpoint")
+        about = json.loads(archive.read("restart.json"))
+        if not isinstance(about, dict) or about["format"] != FORMAT:
+            raise ValueError(
+                f"format {about['format'] if isinstance(about, dict) else '?'}; this version reads {FORMAT}"
+            )
+        return Checkpoint(
+            path=path,
+            phase=_one_of(about["phase"], ("minimize", "dynamics")),
+            step=_whole(about["step"], -(2**62)),
+            sizes={_file_name(name): _whole(size, 0) for name, size in _table(about["sizes"]).items()},
+            identity=_table(about["identity"]),
+            platform=str(about["platform"]),
+            versions=_table(about["versions"]),
+            part=str(about.get("part", "")),
+            beads=_as_array(archive.read("beads.npy")) if "beads.npy" in archive.namelist() else None,
+            binary=archive.read("openmm.chk"),
+            state=_state_xml(archive.read("state.xml").decode()),
+        )
+
+
+def _as_bytes(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _as_array(content: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def _one_of(value: object, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"{str(value)[:40]!r} is none of {', '.join(known)}")
+    return str(value)
+
+
+def _whole(value: object, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**62:
+        raise ValueError(f"{str(value)[:40]!r} is no step and no length")
+    return value
+
+
+def _file_name(name: str) -> str:
+    """A name of a file in the run folder: what is cut back must not lie elsewhere."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError(f"{name[:40]!r} is no file of a run folder")
+    return name
+
+
+def _table(value: object) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(value)[:40]!r} is no table")
+    return value
+
+
+def _state_xml(text: str) -> str:
+    """`text`, if it is the XML of a State. OpenMM's reader would also make a force of it, with a program inside."""
+    if not re.match(r"\s*(<\?xml[^>]*\?>)?\s*<State[\s>/]", text):
+        raise ValueError("its state is not that of a simulation")
+    return text
+
+
+def check_identity(checkpoint: Checkpoint, identity: dict[str, object]) -> None:
+    """Refuse to continue what is no longer the same run, naming each difference."""
+    now = json.loads(json.dumps(identity))
+    keys = list(dict.fromkeys([*checkpoint.identity, *now]))
+    changed = [
+        f"{key} was {checkpoint.identity.get(key)}, is {now.get(key)}"
+        for key in keys
+        if checkpoint.identity.get(key) != now.get(key)
+    ]
+    if changed:
+        raise InputError(
+            f"{checkpoint.path.parent}: this is not the run that was started there: {'; '.join(changed)}. Continue "
+            "with the old values, or start a new run with another --output."
+        )
+
+
+def check_files(folder: Path, sizes: dict[str, int]) -> None:
+    """Raise InputError when an output file is missing or shorter than it was at the checkpoint."""
+    for name, size in sizes.items():
+        path = folder / name
+        length = path.stat().st_size if path.exists() else 0
+        if length < size:
+            raise InputError(
+                f"{path}: has {length} bytes, but had {size} at the checkpoint: it was moved or changed. Put it back, "
+                "or start a new run with another --output."
+            )
+
+
+def cut_files(folder: Path, sizes: dict[str, int], own: Iterable[str] = ()) -> list[str]:
+    """Cut each output file back to its length at the checkpoint; returns what was cut.
+
+    `own` : patterns of the files of the part that is continued. One that the checkpoint does not know was begun after
+    it, and goes: its rows and frames come again.
+    """
+    notes = []
+    for path in sorted(path for pattern in own for path in folder.glob(pattern)):
+        if path.name not in sizes:
+            notes.append(f"{path.name}: begun after the checkpoint, written anew")
+            path.unlink()
+    for name, size in sizes.items():
+        path = folder / name
+        excess = path.stat().st_size - size
+        if excess:
+            notes.append(f"{name}: cut by {excess} bytes, to the checkpoint")
+            os.truncate(path, size)
+    return notes
+
+
+def tidy_folder(folder: Path, checkpoint: Checkpoint) -> list[str]:
+    """Take away what a killed process left half done, and put a damaged checkpoint where it replaces no good one."""
+    notes = []
+    if checkpoint.path.name == PREVIOUS and (folder / CURRENT).exists():
+        os.replace(folder / CURRENT, folder / DAMAGED)  # else the next save would make it the one before
+        notes.append(f"{CURRENT} is damaged and was renamed to {DAMAGED}")
+    for path in [*folder.glob("*.part"), *folder.glob(".*.tmp")]:
+        path.unlink()
+    return notes
+
+
+def load_into(simulation: app.Simulation, checkpoint: Checkpoint) -> str:
+    """Set the simulation to the checkpoint; says whether the continuation is exact or from the portable state."""
+    context = simulation.context
+    platform = context.getPlatform().getName()
+    same = platform == checkpoint.platform and openmm.version.version == checkpoint.versions.get("openmm")
+    # OpenMM does not check what it is given: where it is too short, it reads on past the end, and may never come back.
+    # A checkpoint grows with the first step, when random numbers and chains get their state; it never shrinks.
+    fits = same and len(checkpoint.binary) >= len(context.createCheckpoint())
+    if fits:
+        context.loadCheckpoint(checkpoint.binary)
+    else:
+        context.setState(openmm.XmlSerializer.deserialize(checkpoint.state))
+        context.setStepCount(checkpoint.step)
+    if checkpoint.beads is not None:
+        RingPolymer(context).put(*checkpoint.beads)
+    if fits:
+        return "exact, random numbers included"
+    origin = f"the checkpoint is from {checkpoint.platform}, OpenMM {checkpoint.versions.get('openmm')}"
+    if same:
+        origin = "OpenMM's own part of the checkpoint was made for another system"
+    return f"from the portable state ({origin}): positions, velocities and box are exact, random numbers start afresh"

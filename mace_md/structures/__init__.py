@@ -1,0 +1,1 @@
+"""From files to the structure a run starts from: read, complete, solvate, select, check."""
