@@ -16,7 +16,7 @@ PLUGINS = Path("plugins")
 CUDA = PLUGINS / "cuda"
 # Compiled by NVRTC when they are needed, so they travel inside the library as text.
 EMBEDDED = [*sorted(CUDA.glob("*.cuh")), CUDA / "arguments.h", CUDA / "device.h"]
-EMBEDDED += [PLUGINS / f"{name}.h" for name in ("geometry", "paths", "sequence", "spline")]
+EMBEDDED += [PLUGINS / f"{name}.h" for name in ("geometry", "lattice", "paths", "sequence", "spline")]
 COMMON_FLAGS = [
     "-std=c++17",
     "-O3",

@@ -52,7 +52,7 @@ struct ListPlan {
   std::vector<int32_t> sorted_index;  // cell order -> caller
   std::vector<int32_t> cell_start;
   std::vector<int32_t> internal_of;  // cell order -> internal order
-  std::vector<int32_t> cell_of;      // by cell order: cell coordinates, 3 each
+  std::vector<int32_t> cell_of;      // by cell order
   int cells[3] = {1, 1, 1};
   int range[3] = {0, 0, 0};
 };

@@ -35,10 +35,11 @@ struct DeviceHeader {
   double box[9], inverse[9];     // angstrom, of this step
   double reference_box[9];       // of the build
   double origin[3], scale[3];    // of the grid, along the coordinates of `reference`
-  int cells[3], range[3], shift_range;
+  int cells[3], range[3];
+  unsigned finished;             // blocks of the last kernel that are done; zero between steps
 };
 
-struct DeviceCandidate {
+struct alignas(8) DeviceCandidate {
   int atom;   // sender, in internal order
   int shift;  // packed translation
 };
@@ -71,14 +72,15 @@ struct ArgumentsOf {
   const int *selected;           // [n_atoms] particles that belong to the model, ascending
   const int *expected_types;     // [n_particles]
   const int *tile_type;          // [n_slots / kTileAtoms]
-  const int *type_start;         // [types] first slot
+  const int *slot_of;            // [n_atoms] slots of the selected particles: by type, then ascending
   int *internal_of;              // [n_particles] place in internal order, or -1
-  int *order, *type, *cell;      // [n_atoms] in internal order (by cell)
+  int *order, *type, *cell, *slot;  // [n_atoms] in internal order (by cell)
   int *cell_of, *scattered;      // [n_atoms] scratch of a build
   int* cell_start;               // [max_cells + 1]
   int* cell_cursor;              // [max_cells]
   int* slots;                    // [n_slots] internal order by type, -1 for the padding of a tile
-  double *reference, *position;  // [n_atoms][3] fractional with a box; angstrom
+  double *reference, *position;  // [n_atoms][3] of the build, fractional with a box; of this step, inside the box
+  int *image;                    // [n_atoms] lattice translation from `position` to the image near `reference`, packed
   long long* candidate_start;    // [n_atoms] in `candidates`; edges of an atom start at the same place
   int *n_candidates, *n_edges;   // [n_atoms]
   DeviceCandidate* candidates;   // [capacity]

@@ -12,6 +12,7 @@
 #include "emulation.h"
 #define MACE_MD_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(emulated_dynamic_shared())
 #define MACE_MD_INLINE inline
+#define MACE_MD_NOINLINE __attribute__((noinline))
 #define MACE_MD_UNROLL
 #define MACE_MD_ENTRY(name, threads, condition)                                                           \
   static void name##_body(const Arguments& s);                                                            \
@@ -23,6 +24,7 @@
 #else
 #define MACE_MD_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 #define MACE_MD_INLINE __device__ __forceinline__
+#define MACE_MD_NOINLINE __device__ __noinline__
 #define MACE_MD_UNROLL _Pragma("unroll")
 #define MACE_MD_ENTRY(name, threads, condition)                                                           \
   static MACE_MD_INLINE void name##_body(const Arguments& s);                                             \

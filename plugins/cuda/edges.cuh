@@ -81,71 +81,107 @@ static MACE_MD_INLINE void add_zbl(const Arguments& s, int type_i, int type_j, i
   }
 }
 
-// A warp an atom; edges keep the order of their candidates.
-MACE_MD_KERNEL(make_edges, 256) {
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
-  if (i >= s.n_atoms) return;
-  const DeviceHeader& h = *s.header;
+// A pair within the cutoff that waits for its turn.
+struct NearPair {
+  double x, y, z;  // r_i - r_j
+  int atom;
+};
+
+// What a warp needs in shared memory to make the edges of an atom.
+union EdgeScratch {
+  DeviceCandidate keys[kKeyRoom];
+  NearPair queue[2 * kWarp];
+};
+
+struct AtomSums {
+  double rho0, rho1;
+  PairSums pairs;
+};
+
+static MACE_MD_INLINE void make_edge(const Arguments& s, int type_i, const NearPair& near, long long at,
+                                     AtomSums& sums) {
+  const int type_j = s.type[near.atom], pair = type_i * kTypes + type_j;
+  const double r = sqrt(near.x * near.x + near.y * near.y + near.z * near.z), inverse = 1 / r;
+  const double direction[3] = {near.x * inverse, near.y * inverse, near.z * inverse};
+  Edge edge;
+  edge.atom = near.atom;
+  edge.unused = 0;
+  const int knot = table_row(s, type_i, type_j, r, edge);
+  const Real u[3] = {Real(direction[0]), Real(direction[1]), Real(direction[2])};
+  harmonics<kEll>(u[0], u[1], u[2], edge.y);
+  edges_of(s)[at] = edge;
+  Real* geometry = s.geometry + 4 * at;
+  geometry[0] = u[0];
+  geometry[1] = u[1];
+  geometry[2] = u[2];
+  geometry[3] = static_cast<Real>(inverse);
+  if constexpr (MACE_MD_DENSITY0 != 0) sums.rho0 += density(s.density0, pair, knot, edge, s.slope0[at]);
+  if constexpr (MACE_MD_DENSITY1 != 0) sums.rho1 += density(s.density1, pair, knot, edge, s.slope1[at]);
+  if constexpr (MACE_MD_ZBL != 0) add_zbl(s, type_i, type_j, near.atom, r, direction, sums.pairs);
+}
+
+// One warp: the edges of atom i in the order of its candidates, 32 at a time, so that no lane is idle and the lane of an
+// edge, hence the order of sums, depends on the edges alone. Returns their number.
+static MACE_MD_INLINE int make_edges_of(const Arguments& s, int i, NearPair* queue, AtomSums& sums) {
   const Vector x = load_vector(s.position + 3ll * i);
   const int type_i = s.type[i], count = s.n_candidates[i];
   const long long start = s.candidate_start[i];
-  PairSums pair_sums = {};
-  double rho0 = 0, rho1 = 0;
-  int n = 0;
-  for (int c0 = 0; c0 < count; c0 += kWarp) {
+  int n = 0, waiting = 0;
+  for (int c0 = 0; c0 < count || waiting > 0; c0 += kWarp) {
     const int c = c0 + lane();
-    DeviceCandidate candidate = {0, 0};
-    Vector d = {0, 0, 0};
-    double r2 = 0;
-    if (c < count) {
-      candidate = s.candidates[start + c];
-      const Vector y = load_vector(s.position + 3ll * candidate.atom);
-      Vector t = {0, 0, 0};
-      if (s.box != nullptr) t = translation(h, candidate.shift);
-      d = {x.x - y.x - t.x, x.y - y.y - t.y, x.z - y.z - t.z};
-      r2 = d.x * d.x + d.y * d.y + d.z * d.z;
-    }
-    const bool near = c < count && r2 < s.r_max * s.r_max;
-    const unsigned mask = __ballot_sync(kAllLanes, near);
+    NearPair pair = {0, 0, 0, 0};
+    bool near = c < count;
     if (near) {
-      const long long at = start + n + __popc(mask & ((1u << lane()) - 1));
-      const int type_j = s.type[candidate.atom];
-      const double r = sqrt(r2), inverse = 1 / r, direction[3] = {d.x * inverse, d.y * inverse, d.z * inverse};
-      Edge edge;
-      edge.atom = candidate.atom;
-      edge.unused = 0;
-      const int knot = table_row(s, type_i, type_j, r, edge);
-      const Real u[3] = {Real(direction[0]), Real(direction[1]), Real(direction[2])};
-      harmonics<kEll>(u[0], u[1], u[2], edge.y);
-      edges_of(s)[at] = edge;
-      Real* geometry = s.geometry + 4 * at;
-      geometry[0] = u[0];
-      geometry[1] = u[1];
-      geometry[2] = u[2];
-      geometry[3] = static_cast<Real>(inverse);
-      const int pair = type_i * kTypes + type_j;
-      if constexpr (MACE_MD_DENSITY0 != 0) rho0 += density(s.density0, pair, knot, edge, s.slope0[at]);
-      if constexpr (MACE_MD_DENSITY1 != 0) rho1 += density(s.density1, pair, knot, edge, s.slope1[at]);
-      if constexpr (MACE_MD_ZBL != 0) add_zbl(s, type_i, type_j, candidate.atom, r, direction, pair_sums);
+      const DeviceCandidate candidate = s.candidates[start + c];
+      const Vector y = load_vector(s.position + 3ll * candidate.atom);
+      const Vector d = minus(minus(x, y), translation(s, candidate, i));
+      pair = {d.x, d.y, d.z, candidate.atom};
+      near = square(d) < s.r_max * s.r_max;
     }
-    n += __popc(mask);
+    const unsigned mask = __ballot_sync(kAllLanes, near);
+    if (near) queue[waiting + __popc(mask & ((1u << lane()) - 1))] = pair;
+    waiting += __popc(mask);
+    __syncwarp();
+    if (waiting < kWarp && c0 + kWarp < count) continue;
+    const int size = waiting < kWarp ? waiting : kWarp;
+    if (lane() < size) make_edge(s, type_i, queue[lane()], start + n + lane(), sums);
+    n += size;
+    waiting -= size;
+    __syncwarp();
+    if (lane() < waiting) queue[lane()] = queue[kWarp + lane()];
+    __syncwarp();
   }
-  if constexpr (MACE_MD_DENSITY0 != 0) rho0 = warp_sum(rho0);
-  if constexpr (MACE_MD_DENSITY1 != 0) rho1 = warp_sum(rho1);
+  return n;
+}
+
+// One warp: the edges of atom i, after its candidates when the list is due, and what is summed over them.
+static MACE_MD_INLINE void prepare_atom(const Arguments& s, int i, EdgeScratch& scratch) {
+  if (s.header->rebuild) build_candidates(s, i, scratch.keys);
+  AtomSums sums = {};
+  const int n = make_edges_of(s, i, scratch.queue, sums);
+  if constexpr (MACE_MD_DENSITY0 != 0) sums.rho0 = warp_sum(sums.rho0);
+  if constexpr (MACE_MD_DENSITY1 != 0) sums.rho1 = warp_sum(sums.rho1);
   if constexpr (MACE_MD_ZBL != 0) {
-    pair_sums.energy = warp_sum(pair_sums.energy);
-    for (double& f : pair_sums.force) f = warp_sum(f);
-    for (double& v : pair_sums.virial) v = warp_sum(v);
+    sums.pairs.energy = warp_sum(sums.pairs.energy);
+    for (double& f : sums.pairs.force) f = warp_sum(f);
+    for (double& v : sums.pairs.virial) v = warp_sum(v);
   }
   if (lane() == 0) {
     s.n_edges[i] = n;
-    s.scale0[i] = static_cast<Real>(1 / (1 + rho0));
-    s.scale1[i] = static_cast<Real>(1 / (1 + rho1));
-    s.node_energy[i] = pair_sums.energy;
-    for (int k = 0; k < 9; ++k) s.node_virial[9ll * i + k] = pair_sums.virial[k];
+    s.scale0[i] = static_cast<Real>(1 / (1 + sums.rho0));
+    s.scale1[i] = static_cast<Real>(1 / (1 + sums.rho1));
+    s.node_energy[i] = sums.pairs.energy;
+    for (int k = 0; k < 9; ++k) s.node_virial[9ll * i + k] = sums.pairs.virial[k];
     if constexpr (MACE_MD_ZBL != 0)
-      for (int k = 0; k < 3; ++k) fixed_add(s, s.fixed_forces + 3ll * i + k, pair_sums.force[k]);
+      for (int k = 0; k < 3; ++k) fixed_add(s, s.fixed_forces + 3ll * i + k, sums.pairs.force[k]);
   }
+}
+
+// A warp an atom.
+MACE_MD_KERNEL(make_edges, 256) {
+  __shared__ EdgeScratch scratch[256 / kWarp];
+  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
+  if (i < s.n_atoms) prepare_atom(s, i, scratch[threadIdx.x / kWarp]);
 }
 
 }  // namespace MACE_MD_TARGET

@@ -36,10 +36,8 @@ static MACE_MD_INLINE void add_edge(const Arguments& s, int i, long long e, Edge
   }
 }
 
-// A warp an atom.
-MACE_MD_KERNEL(edge_forces, 256) {
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
-  if (i >= s.n_atoms) return;
+// One warp: forces and virial of the edges of atom i.
+static MACE_MD_INLINE void add_edges(const Arguments& s, int i) {
   EdgeForce total = {};
   const long long start = s.candidate_start[i];
   for (int e = lane(); e < s.n_edges[i]; e += kWarp) add_edge(s, i, start + e, total);
@@ -50,17 +48,24 @@ MACE_MD_KERNEL(edge_forces, 256) {
   for (int k = 0; k < 9; ++k) s.node_virial[9ll * i + k] += total.virial[k];
 }
 
+// A warp an atom.
+MACE_MD_KERNEL(edge_forces, 256) {
+  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
+  if (i < s.n_atoms) add_edges(s, i);
+}
+
 static MACE_MD_INLINE double not_a_number() { return __longlong_as_double(0x7ff8000000000000ll); }
 
-// One block: energy, virial and the verdict on this step.
-MACE_MD_ANY_KERNEL(sum_results, 1024) {
+// One block: energy, virial and the verdict on this step. Atoms are added in the caller's order.
+static MACE_MD_INLINE void sum_atoms(const Arguments& s) {
   __shared__ double scratch[32];
   double energy = 0, virial[9] = {}, edges = 0;
   const bool own = is_own_state(s);
-  for (int i = threadIdx.x; own && i < s.n_atoms; i += blockDim.x) {
+  for (int k = threadIdx.x; own && k < s.n_atoms; k += blockDim.x) {
+    const int i = s.internal_of[s.selected[k]];
     energy += s.node_energy[i];
     edges += s.n_edges[i];
-    for (int k = 0; k < 9; ++k) virial[k] += s.node_virial[9ll * i + k];
+    for (int d = 0; d < 9; ++d) virial[d] += s.node_virial[9ll * i + d];
   }
   energy = block_sum(energy, scratch);
   edges = block_sum(edges, scratch);
@@ -77,23 +82,27 @@ MACE_MD_ANY_KERNEL(sum_results, 1024) {
   for (int k = 0; k < 9; ++k) s.virial[k] = valid ? virial[k] * s.energy_unit : not_a_number();
 }
 
+static MACE_MD_INLINE void write_force(const Arguments& s, int particle) {
+  const double unit = s.energy_unit * s.length_unit / kFixedPoint;
+  const bool valid = is_own_state(s) && s.header->step_status == 0;
+  const int i = valid ? s.internal_of[particle] : -1;
+  for (int d = 0; d < 3; ++d) {
+    double force = i >= 0 ? static_cast<double>(s.fixed_forces[3ll * i + d]) * unit : 0.0;
+    if (!valid) force = not_a_number();
+    const long long at = 3ll * particle + d;
+    if (s.positions_double)
+      static_cast<double*>(s.forces)[at] = force;
+    else
+      static_cast<float*>(s.forces)[at] = static_cast<float>(force);
+  }
+}
+
+MACE_MD_ANY_KERNEL(sum_results, 1024) { sum_atoms(s); }
+
 // A thread a particle.
 MACE_MD_ANY_KERNEL(write_forces, 256) {
   const int particle = blockIdx.x * blockDim.x + threadIdx.x;
-  if (particle < s.n_particles) {
-    const double unit = s.energy_unit * s.length_unit / kFixedPoint;
-    const bool valid = is_own_state(s) && s.header->step_status == 0;
-    const int i = valid ? s.internal_of[particle] : -1;
-    for (int d = 0; d < 3; ++d) {
-      double force = i >= 0 ? static_cast<double>(s.fixed_forces[3ll * i + d]) * unit : 0.0;
-      if (!valid) force = not_a_number();
-      const long long at = 3ll * particle + d;
-      if (s.positions_double)
-        static_cast<double*>(s.forces)[at] = force;
-      else
-        static_cast<float*>(s.forces)[at] = static_cast<float>(force);
-    }
-  }
+  if (particle < s.n_particles) write_force(s, particle);
 }
 
 }  // namespace MACE_MD_TARGET

@@ -1,29 +1,18 @@
 // The neighbour list on the device, by the rules of neighbors.h: positions are followed from their reference, and
 // the list is rebuilt when it may no longer be complete. The kernels of a rebuild return at once when it is not due, so
 // that every step launches the same kernels.
+//
+// Atoms are stored by cell, so that neighbours are near in memory, but no result may depend on when the list was built:
+// a run that is continued from a checkpoint builds it at other positions. So candidates are sorted by the slot of the
+// sender (by type, then by the caller's order) and the translation; an atom is taken at its place inside the box of this
+// step, whatever image the list knew it by; and sums over atoms follow the caller's order.
 #pragma once
 
 #include "device.h"
+#include "lattice.h"
 
 namespace mace_md {
 namespace MACE_MD_TARGET {
-
-struct Vector {
-  double x, y, z;
-};
-
-static MACE_MD_INLINE Vector times(Vector row, const double* matrix) {
-  return {row.x * matrix[0] + row.y * matrix[3] + row.z * matrix[6],
-          row.x * matrix[1] + row.y * matrix[4] + row.z * matrix[7],
-          row.x * matrix[2] + row.y * matrix[5] + row.z * matrix[8]};
-}
-
-static MACE_MD_INLINE Vector load_vector(const double* p) { return {p[0], p[1], p[2]}; }
-static MACE_MD_INLINE void store_vector(double* p, Vector v) {
-  p[0] = v.x;
-  p[1] = v.y;
-  p[2] = v.z;
-}
 
 static MACE_MD_INLINE bool finite(double x) { return x - x == 0; }
 
@@ -38,39 +27,8 @@ static MACE_MD_INLINE Vector caller_position(const Arguments& s, int particle) {
           length_at(s, s.positions, s.positions_double, at + 2)};
 }
 
-// False when the cell vectors do not span a volume.
-static MACE_MD_INLINE bool invert(const double* m, double* inverse) {
-  const double c0 = m[4] * m[8] - m[5] * m[7], c1 = m[5] * m[6] - m[3] * m[8], c2 = m[3] * m[7] - m[4] * m[6];
-  const double determinant = m[0] * c0 + m[1] * c1 + m[2] * c2;
-  double size = 0;
-  for (int i = 0; i < 9; ++i) size = fmax(size, fabs(m[i]));
-  if (!(fabs(determinant) > 1e-9 * size * size * size)) return false;
-  const double f = 1 / determinant;
-  inverse[0] = c0 * f;
-  inverse[3] = c1 * f;
-  inverse[6] = c2 * f;
-  inverse[1] = (m[2] * m[7] - m[1] * m[8]) * f;
-  inverse[4] = (m[0] * m[8] - m[2] * m[6]) * f;
-  inverse[7] = (m[1] * m[6] - m[0] * m[7]) * f;
-  inverse[2] = (m[1] * m[5] - m[2] * m[4]) * f;
-  inverse[5] = (m[2] * m[3] - m[0] * m[5]) * f;
-  inverse[8] = (m[0] * m[4] - m[1] * m[3]) * f;
-  return true;
-}
-
 static MACE_MD_INLINE void load_box(const Arguments& s, double* box) {
   for (int i = 0; i < 9; ++i) box[i] = length_at(s, s.box, s.box_double, i);
-}
-
-// |F^-1| <= 1 + |F^-1 - 1|, with F^-1 = h^-1 h0 the deformation of the box since the build.
-static MACE_MD_INLINE double stretch(const double* inverse, const double* reference_box) {
-  double deviation = 0;
-  for (int i = 0; i < 3; ++i) {
-    const Vector row = times(load_vector(inverse + 3 * i), reference_box);
-    const double d[3] = {row.x - (i == 0), row.y - (i == 1), row.z - (i == 2)};
-    deviation += d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
-  }
-  return 1 + sqrt(deviation);
 }
 
 // One thread: what this step knows before anything is computed, and whether the list must be built.
@@ -83,7 +41,7 @@ static MACE_MD_INLINE bool decide(const Arguments& s) {
     load_box(s, h.box);
     for (int i = 0; i < 9; ++i)
       if (!finite(h.box[i])) problem |= kBoxNotFinite;
-    if (!(problem & kBoxNotFinite) && !invert(h.box, h.inverse)) problem |= kBoxFlat;
+    if (!(problem & kBoxNotFinite) && !invert_box(h.box, h.inverse)) problem |= kBoxFlat;
     if (problem == 0) factor = stretch(h.inverse, h.reference_box);
   }
   h.step_status = problem;
@@ -94,26 +52,11 @@ static MACE_MD_INLINE bool decide(const Arguments& s) {
   return h.rebuild;
 }
 
-// Cells half as wide as the reach: five cells a side are searched, with less empty volume than three wide ones.
-static MACE_MD_INLINE void choose_grid(const Arguments& s, const double* heights) {
+// One thread: the grid for a box, or a bounding box, of these heights.
+static MACE_MD_INLINE void set_grid(const Arguments& s, const double* heights) {
+  constexpr int kMostImages = kShiftOffset - 4;  // an atom that crossed the box since the build adds two
   DeviceHeader& h = *s.header;
-  const double reach = s.r_max + s.skin;
-  const bool periodic = s.box != nullptr;
-  double n[3];
-  for (int d = 0; d < 3; ++d) n[d] = fmax(1.0, floor(heights[d] * 2 / reach));
-  while (n[0] * n[1] * n[2] > s.max_cells) {  // a small cluster in a huge volume must not make millions of empty cells
-    const int widest = n[0] >= n[1] && n[0] >= n[2] ? 0 : (n[1] >= n[2] ? 1 : 2);
-    n[widest] = fmax(1.0, floor(n[widest] / 2));
-  }
-  h.shift_range = 0;
-  for (int d = 0; d < 3; ++d) {
-    h.cells[d] = static_cast<int>(n[d]);
-    h.range[d] = static_cast<int>(fmin(ceil(reach / (heights[d] / n[d])), 1e6));
-    if (!periodic && h.range[d] > h.cells[d] - 1) h.range[d] = h.cells[d] - 1;
-    const int images = (h.range[d] + h.cells[d] - 1) / h.cells[d];
-    if (periodic && images > h.shift_range) h.shift_range = images;
-  }
-  if (h.shift_range >= kShiftOffset - 1) {
+  if (choose_grid(heights, s.r_max + s.skin, s.box != nullptr, s.max_cells, h.cells, h.range) > kMostImages) {
     raise(s, kBoxFlat);
     h.rebuild = 0;
   }
@@ -153,21 +96,20 @@ static MACE_MD_INLINE void bounding_box(const Arguments& s, double* scratch) {
       s.header->origin[d] = scratch[d];
       s.header->scale[d] = 1 / heights[d];
     }
-    choose_grid(s, heights);
+    set_grid(s, heights);
   }
 }
 
 static MACE_MD_INLINE void periodic_grid(const Arguments& s) {
   DeviceHeader& h = *s.header;
   double heights[3];
+  box_heights(h.inverse, heights);
   for (int d = 0; d < 3; ++d) {
-    heights[d] = 1 / sqrt(h.inverse[d] * h.inverse[d] + h.inverse[3 + d] * h.inverse[3 + d] +
-                          h.inverse[6 + d] * h.inverse[6 + d]);
     h.origin[d] = 0;
     h.scale[d] = 1;
   }
   for (int i = 0; i < 9; ++i) h.reference_box[i] = h.box[i];
-  choose_grid(s, heights);
+  set_grid(s, heights);
 }
 
 // Coordinates along the cell vectors, in [0, 1); Cartesian without a box.
@@ -175,16 +117,13 @@ static MACE_MD_INLINE Vector along_axes(const Arguments& s, int particle) {
   Vector x = caller_position(s, particle);
   if (s.box == nullptr) return x;
   x = times(x, s.header->inverse);
-  return {x.x - floor(x.x), x.y - floor(x.y), x.z - floor(x.z)};
+  return minus(x, floor_of(x));
 }
 
 static MACE_MD_INLINE int cell_at(const DeviceHeader& h, Vector along) {
   const double v[3] = {along.x, along.y, along.z};
   int c[3];
-  for (int d = 0; d < 3; ++d) {
-    const double place = (v[d] - h.origin[d]) * h.scale[d] * h.cells[d];
-    c[d] = place > 0 ? static_cast<int>(fmin(place, h.cells[d] - 1.0)) : 0;
-  }
+  for (int d = 0; d < 3; ++d) c[d] = cell_of((v[d] - h.origin[d]) * h.scale[d], h.cells[d]);
   return (c[0] * h.cells[1] + c[1]) * h.cells[2] + c[2];
 }
 
@@ -217,155 +156,118 @@ static MACE_MD_INLINE void place_atom(const Arguments& s, int k) {
   int i = s.cell_start[cell];
   for (int other = s.cell_start[cell]; other < s.cell_start[cell + 1]; ++other) i += s.scattered[other] < k;
   const int particle = s.selected[k];
-  const Vector along = along_axes(s, particle);
   s.order[i] = particle;
   s.internal_of[particle] = i;
+  s.slot[i] = s.slot_of[k];
+  s.slots[s.slot_of[k]] = i;
   s.type[i] = s.expected_types[particle];
   s.cell[i] = cell;
-  store_vector(s.reference + 3ll * i, along);
-  store_vector(s.position + 3ll * i, s.box != nullptr ? times(along, s.header->box) : along);
+  store_vector(s.reference + 3ll * i, along_axes(s, particle));
 }
 
-static MACE_MD_INLINE int floor_divide(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
-
-// One warp: the candidates of atom i, appended to `out` (counted only when it is null). Returns their number.
-static MACE_MD_INLINE int find_candidates(const Arguments& s, int i, DeviceCandidate* out) {
-  const DeviceHeader& h = *s.header;
-  const Vector x = load_vector(s.position + 3ll * i);
-  const double reach = s.r_max + s.skin;
-  const int home[3] = {s.cell[i] / (h.cells[1] * h.cells[2]), s.cell[i] / h.cells[2] % h.cells[1],
-                       s.cell[i] % h.cells[2]};
-  int begin[3], end[3];
-  for (int d = 0; d < 3; ++d) {
-    begin[d] = home[d] - h.range[d];
-    end[d] = home[d] + h.range[d];
-    if (s.box == nullptr) {
-      begin[d] = begin[d] > 0 ? begin[d] : 0;
-      end[d] = end[d] < h.cells[d] - 1 ? end[d] : h.cells[d] - 1;
-    }
-  }
-  int count = 0;
-  for (int a = begin[0]; a <= end[0]; ++a) {
-    const int sa = floor_divide(a, h.cells[0]);
-    for (int b = begin[1]; b <= end[1]; ++b) {
-      const int sb = floor_divide(b, h.cells[1]);
-      const int row = ((a - sa * h.cells[0]) * h.cells[1] + b - sb * h.cells[1]) * h.cells[2];
-      for (int c = begin[2]; c <= end[2];) {  // the cells of one image of a row follow each other
-        const int sc = floor_divide(c, h.cells[2]), first = c - sc * h.cells[2];
-        const int rest = end[2] - c, last = first + rest < h.cells[2] ? first + rest : h.cells[2] - 1;
-        c += last - first + 1;
-        Vector o = x;
-        if (s.box != nullptr) {
-          const Vector t = times({double(sa), double(sb), double(sc)}, h.box);
-          o = {x.x - t.x, x.y - t.y, x.z - t.z};
-        }
-        const bool own_image = sa == 0 && sb == 0 && sc == 0;
-        const int shift = ((sa + kShiftOffset) << (2 * kShiftBits)) | ((sb + kShiftOffset) << kShiftBits) |
-                          (sc + kShiftOffset);
-        const int stop = s.cell_start[row + last + 1];
-        for (int j0 = s.cell_start[row + first]; j0 < stop; j0 += kWarp) {
-          const int j = j0 + lane();
-          bool hit = j < stop && !(own_image && j == i);
-          if (hit) {
-            const Vector y = load_vector(s.position + 3ll * j);
-            const double dx = o.x - y.x, dy = o.y - y.y, dz = o.z - y.z;
-            hit = dx * dx + dy * dy + dz * dz < reach * reach;
-          }
-          const unsigned hits = __ballot_sync(kAllLanes, hit);
-          if (hit && out != nullptr) out[count + __popc(hits & ((1u << lane()) - 1))] = {j, shift};
-          count += __popc(hits);
-        }
-      }
-    }
-  }
-  return count;
-}
-
-static MACE_MD_INLINE Vector translation(const DeviceHeader& h, int shift) {
-  const int mask = (1 << kShiftBits) - 1;
-  return times({double((shift >> (2 * kShiftBits)) - kShiftOffset), double(((shift >> kShiftBits) & mask) - kShiftOffset),
-                double((shift & mask) - kShiftOffset)},
-               h.box);
-}
-
-// ---- kernels
-
-// A thread a particle: follows atoms from their reference to the caller's positions, and clears sums.
-MACE_MD_KERNEL(follow_positions, 256) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < s.n_particles && s.types[i] != s.expected_types[i]) raise(s, kTypesChanged);
-  if (i >= s.n_atoms) return;
+// Where atom i is in this step. Returns the square of its displacement since the build. Not inlined: there must be one
+// code, hence one rounding, whether the list is built in this step or not.
+static MACE_MD_NOINLINE double follow_atom(const Arguments& s, int i) {
   for (int d = 0; d < 3; ++d) s.fixed_forces[3ll * i + d] = 0;
   Vector x = caller_position(s, s.order[i]);
   if (!(finite(x.x) && finite(x.y) && finite(x.z))) {
     raise(s, kPositionNotFinite);
-    return;
+    return 0;
   }
   const Vector reference = load_vector(s.reference + 3ll * i);
-  Vector moved = {x.x - reference.x, x.y - reference.y, x.z - reference.z};
+  Vector moved = minus(x, reference);
+  int image = 0;
   if (s.box != nullptr) {
     double box[9], inverse[9];
     load_box(s, box);
-    if (!invert(box, inverse)) return;  // build_list says so
-    const Vector f = times(x, inverse);
-    Vector d = {f.x - reference.x, f.y - reference.y, f.z - reference.z};
-    d = {d.x - rint(d.x), d.y - rint(d.y), d.z - rint(d.z)};
-    moved = times(d, box);
-    x = times({reference.x + d.x, reference.y + d.y, reference.z + d.z}, box);
+    if (!invert_box(box, inverse)) return 0;  // `decide` says so
+    const Vector f = times(x, inverse), whole = floor_of(f), d = minus(f, reference);
+    const Vector nearest = {rint(d.x), rint(d.y), rint(d.z)}, crossed = minus(whole, nearest);
+    image = (static_cast<int>(crossed.x) * (1 << (2 * kShiftBits))) + static_cast<int>(crossed.y) * (1 << kShiftBits) +
+            static_cast<int>(crossed.z);
+    moved = times(minus(d, nearest), box);
+    x = times(minus(f, whole), box);
   }
   store_vector(s.position + 3ll * i, x);
-  const double moved2 = moved.x * moved.x + moved.y * moved.y + moved.z * moved.z;
-  // the bits of numbers that are not negative are ordered as the numbers are
-  atomicMax(&s.header->moved2, static_cast<unsigned long long>(__double_as_longlong(moved2)));
+  s.image[i] = image;
+  return square(moved);
 }
 
-// One block: decides, and sorts the atoms into cells and by type when the list is due.
-MACE_MD_KERNEL(build_list, 1024) {
-  __shared__ int due;
-  __shared__ int scratch[1024];
-  __shared__ double corners[6 * 32];
-  __shared__ int cursor[kTypes];
-  if (threadIdx.x == 0) due = decide(s);
-  __syncthreads();
-  if (!due) return;
-  if (s.box != nullptr) {
-    if (threadIdx.x == 0) periodic_grid(s);
-  } else {
-    bounding_box(s, corners);
-  }
-  __syncthreads();
-  DeviceHeader& h = *s.header;
-  if (!h.rebuild) return;  // the grid found a problem
-  const int n_cells = h.cells[0] * h.cells[1] * h.cells[2];
-  for (int c = threadIdx.x; c < n_cells; c += blockDim.x) s.cell_start[c] = 0;
-  for (int t = threadIdx.x; t < kTypes; t += blockDim.x) cursor[t] = s.type_start[t];
-  __syncthreads();
-  for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x) {
-    s.cell_of[k] = cell_at(h, along_axes(s, s.selected[k]));
-    atomicAdd(s.cell_start + s.cell_of[k], 1);
-  }
-  __syncthreads();
-  scan_cells(s, n_cells, scratch);
-  __syncthreads();
-  for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x)
-    s.scattered[atomicAdd(s.cell_cursor + s.cell_of[k], 1)] = k;
-  __syncthreads();
-  for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x) place_atom(s, k);
-  __syncthreads();
-  for (int i = threadIdx.x; i < s.n_atoms; i += blockDim.x) s.slots[atomicAdd(cursor + s.type[i], 1)] = i;
-  if (threadIdx.x == 0) {
-    h.list_valid = 1;
-    h.n_candidates = 0;
-    ++h.n_builds;
+// Where the build found atom i, as the image that translations of candidates refer to.
+static MACE_MD_INLINE Vector built_position(const Arguments& s, int i) {
+  const Vector reference = load_vector(s.reference + 3ll * i);
+  return s.box != nullptr ? times(reference, s.header->box) : reference;
+}
+
+static MACE_MD_INLINE int packed_shift(int a, int b, int c) {
+  return ((a + kShiftOffset) << (2 * kShiftBits)) | ((b + kShiftOffset) << kShiftBits) | (c + kShiftOffset);
+}
+
+// What d = x_i - x_j - translation takes for positions inside the box: lattice vectors, in three numbers of ten bits that
+// add and subtract as one.
+static MACE_MD_INLINE Vector translation(const Arguments& s, DeviceCandidate candidate, int i) {
+  if (s.box == nullptr) return {0, 0, 0};
+  const int shift = candidate.shift + s.image[candidate.atom] - s.image[i], mask = (1 << kShiftBits) - 1;
+  return times({double((shift >> (2 * kShiftBits)) - kShiftOffset), double(((shift >> kShiftBits) & mask) - kShiftOffset),
+                double((shift & mask) - kShiftOffset)},
+               s.header->box);
+}
+
+// ---- one warp: the candidates of an atom
+
+// Writes those that there is room for, with the slot of the sender in the place of its number, and returns how many there
+// are.
+static MACE_MD_INLINE int find_candidates(const Arguments& s, int i, DeviceCandidate* out, int room) {
+  const DeviceHeader& h = *s.header;
+  const Vector x = built_position(s, i);
+  const double reach = s.r_max + s.skin;
+  int count = 0;
+  visit_cells(h.cells, h.range, s.box != nullptr, s.cell[i], [&](int first, int last, int a, int b, int c) {
+    const Vector origin = s.box != nullptr ? minus(x, times({double(a), double(b), double(c)}, h.box)) : x;
+    const bool own_image = a == 0 && b == 0 && c == 0;
+    const int stop = s.cell_start[last];
+    for (int j0 = s.cell_start[first]; j0 < stop; j0 += kWarp) {
+      const int j = j0 + lane();
+      const bool hit =
+          j < stop && !(own_image && j == i) && square(minus(origin, built_position(s, j))) < reach * reach;
+      const unsigned hits = __ballot_sync(kAllLanes, hit);
+      const int place = count + __popc(hits & ((1u << lane()) - 1));
+      if (hit && place < room) out[place] = {s.slot[j], packed_shift(a, b, c)};
+      count += __popc(hits);
+    }
+  });
+  return count;
+}
+
+static MACE_MD_INLINE bool before(DeviceCandidate a, DeviceCandidate b) {
+  return a.atom < b.atom || (a.atom == b.atom && a.shift < b.shift);
+}
+
+// Bitonic sort of n candidates in place; every exchange puts the smaller one first, so that n need not be a power of two.
+static MACE_MD_INLINE void sort_candidates(DeviceCandidate* keys, int n) {
+  auto exchange = [&](int flip) {
+    for (int a = lane(); a < n; a += kWarp) {
+      const int b = a ^ flip;
+      if (b <= a || b >= n) continue;
+      const DeviceCandidate low = keys[a], high = keys[b];
+      if (!before(high, low)) continue;
+      keys[a] = high;
+      keys[b] = low;
+    }
+    __syncwarp();
+  };
+  __syncwarp();
+  for (int size = 2; size < 2 * n; size *= 2) {
+    exchange(size - 1);
+    for (int flip = size / 4; flip > 0; flip /= 2) exchange(flip);
   }
 }
 
-// A warp an atom.
-MACE_MD_KERNEL(find_neighbors, 256) {
-  if (!s.header->rebuild) return;
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
-  if (i >= s.n_atoms) return;
-  const int count = find_candidates(s, i, nullptr);
+constexpr int kKeyRoom = 256;  // candidates that are sorted in shared memory, 2 kB a warp
+
+// Finds, sorts and stores the candidates of atom i. keys: shared, [kKeyRoom].
+static MACE_MD_INLINE void build_candidates(const Arguments& s, int i, DeviceCandidate* keys) {
+  const int count = find_candidates(s, i, keys, kKeyRoom);
   long long start = 0;
   if (lane() == 0)
     start = static_cast<long long>(atomicAdd(reinterpret_cast<unsigned long long*>(&s.header->n_candidates),
@@ -380,7 +282,87 @@ MACE_MD_KERNEL(find_neighbors, 256) {
       raise(s, kListOverflow);
     }
   }
-  if (fits) find_candidates(s, i, s.candidates + start);
+  if (fits) {
+    DeviceCandidate* out = s.candidates + start;
+    if (count > kKeyRoom) {
+      keys = out;
+      find_candidates(s, i, keys, count);
+    }
+    sort_candidates(keys, count);
+    for (int c = lane(); c < count; c += kWarp) out[c] = {s.slots[keys[c].atom], keys[c].shift};
+  }
+  __syncwarp();
+}
+
+// ---- one block: the atoms of a list that is due
+
+static MACE_MD_INLINE void sort_atoms(const Arguments& s) {
+  __shared__ int scratch[1024];
+  __shared__ double corners[6 * 32];
+  if (s.box != nullptr) {
+    if (threadIdx.x == 0) periodic_grid(s);
+  } else {
+    bounding_box(s, corners);
+  }
+  __syncthreads();
+  DeviceHeader& h = *s.header;
+  if (!h.rebuild) return;  // the grid found a problem
+  const int n_cells = h.cells[0] * h.cells[1] * h.cells[2];
+  for (int c = threadIdx.x; c < n_cells; c += blockDim.x) s.cell_start[c] = 0;
+  __syncthreads();
+  for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x) {
+    s.cell_of[k] = cell_at(h, along_axes(s, s.selected[k]));
+    atomicAdd(s.cell_start + s.cell_of[k], 1);
+  }
+  __syncthreads();
+  scan_cells(s, n_cells, scratch);
+  __syncthreads();
+  for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x)
+    s.scattered[atomicAdd(s.cell_cursor + s.cell_of[k], 1)] = k;
+  __syncthreads();
+  for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x) place_atom(s, k);
+  __syncthreads();
+  for (int i = threadIdx.x; i < s.n_atoms; i += blockDim.x) follow_atom(s, i);
+  if (threadIdx.x == 0) {
+    h.list_valid = 1;
+    h.n_candidates = 0;
+    ++h.n_builds;
+  }
+}
+
+// The block's share of the particles, one a thread: follows atoms to the caller's positions, and clears sums.
+static MACE_MD_INLINE void follow_particles(const Arguments& s, int first) {
+  const int i = first + threadIdx.x;
+  if (i < s.n_particles && s.types[i] != s.expected_types[i]) raise(s, kTypesChanged);
+  double moved2 = i < s.n_atoms ? follow_atom(s, i) : 0.0;
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    moved2 = fmax(moved2, __shfl_xor_sync(kAllLanes, moved2, offset));
+  // the bits of numbers that are not negative are ordered as the numbers are
+  if (lane() == 0 && moved2 > 0)
+    atomicMax(&s.header->moved2, static_cast<unsigned long long>(__double_as_longlong(moved2)));
+}
+
+static MACE_MD_INLINE void build_if_due(const Arguments& s) {
+  __shared__ int due;
+  if (threadIdx.x == 0) due = decide(s);
+  __syncthreads();
+  if (due) sort_atoms(s);
+}
+
+// ---- kernels
+
+MACE_MD_KERNEL(follow_positions, 256) { follow_particles(s, blockIdx.x * blockDim.x); }
+
+// One block: decides, and sorts the atoms into cells when the list is due.
+MACE_MD_KERNEL(build_list, 1024) { build_if_due(s); }
+
+// Both in one block, for few particles; the status of the step is cleared here too.
+MACE_MD_KERNEL(update_small_list, 1024) {
+  if (threadIdx.x == 0) s.header->step_status = s.header->moved2 = 0;
+  __syncthreads();
+  for (int first = 0; first < s.n_particles; first += blockDim.x) follow_particles(s, first);
+  __syncthreads();
+  build_if_due(s);
 }
 
 }  // namespace MACE_MD_TARGET

@@ -258,6 +258,7 @@ EdgeList read_edges(const Plan& plan, const Call& call, const Session& session) 
   const auto count = session.download<int32_t>(a.n_candidates, n);
   const auto start = session.download<long long>(a.candidate_start, n);
   const auto position = session.download<double>(a.position, 3 * n);
+  const auto image = session.download<int32_t>(a.image, n);
   const auto candidates = session.download<DeviceCandidate>(a.candidates, header.n_candidates);
   const double r_max = plan.blob().parameter(kRMax);
   EdgeList list;
@@ -265,12 +266,12 @@ EdgeList read_edges(const Plan& plan, const Call& call, const Session& session) 
   for (int64_t i = 0; i < n; ++i)
     for (int64_t k = start[i]; k < start[i] + count[i]; ++k) {
       const DeviceCandidate& candidate = candidates[k];
-      const int mask = (1 << kShiftBits) - 1;
+      const int mask = (1 << kShiftBits) - 1, shift = candidate.shift + image[candidate.atom] - image[i];
       double d[3], r2 = 0;
       for (int x = 0; x < 3; ++x) {
         d[x] = position[3 * i + x] - position[3 * int64_t{candidate.atom} + x];
         for (int v = 0; v < 3 && plan.periodic; ++v)
-          d[x] -= (((candidate.shift >> ((2 - v) * kShiftBits)) & mask) - kShiftOffset) * header.box[3 * v + x];
+          d[x] -= (((shift >> ((2 - v) * kShiftBits)) & mask) - kShiftOffset) * header.box[3 * v + x];
         r2 += d[x] * d[x];
       }
       if (r2 >= r_max * r_max) continue;

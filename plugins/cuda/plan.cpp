@@ -85,7 +85,6 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   };
   step.add("follow_positions", kWideBlock, over(sizes.n_particles, kWideBlock));
   step.add("build_list", kOneBlock, 1);
-  step.add("find_neighbors", kWideBlock, over(n * kWarp, kWideBlock));
   step.add("make_edges", kWideBlock, over(n * kWarp, kWideBlock));
   step.add("conv1_forward", a_threads, n);
   step.add("contract0", a_threads, pairs);
@@ -137,17 +136,21 @@ class Pieces {
   int64_t used_ = 0;
 };
 
-// Types of the particles that belong to the model, in tiles of one type.
+// The atoms of the model in tiles of one type.
 struct Tiles {
-  std::vector<int32_t> type, start;  // of each tile; first slot of each type
+  std::vector<int32_t> type;  // of each tile
+  std::vector<int32_t> slot;  // of each particle that belongs to the model
   explicit Tiles(const Blob& blob, const std::vector<int32_t>& types) {
     std::vector<int64_t> count(blob[kTypes], 0);
     for (int32_t t : types)
       if (t >= 0) ++count[t];
+    std::vector<int32_t> next;  // slot of each type
     for (size_t t = 0; t < count.size(); ++t) {
-      start.push_back(static_cast<int32_t>(type.size()) * kTileAtoms);
+      next.push_back(static_cast<int32_t>(type.size()) * kTileAtoms);
       type.insert(type.end(), over(count[t], kTileAtoms), static_cast<int32_t>(t));
     }
+    for (int32_t t : types)
+      if (t >= 0) slot.push_back(next[t]++);
   }
 };
 
@@ -216,11 +219,12 @@ int64_t place_arrays(const Blob& blob, const Sizes& sizes, char* base, Arguments
   pieces.take(a.selected, 4 * n);
   pieces.take(a.expected_types, 4 * sizes.n_particles);
   pieces.take(a.tile_type, 4 * sizes.n_slots / kTileAtoms);
-  pieces.take(a.type_start, 4 * blob[kTypes]);
+  pieces.take(a.slot_of, 4 * n);
   pieces.take(a.internal_of, 4 * sizes.n_particles);
   pieces.take(a.order, 4 * n);
   pieces.take(a.type, 4 * n);
   pieces.take(a.cell, 4 * n);
+  pieces.take(a.slot, 4 * n);
   pieces.take(a.slots, 4 * sizes.n_slots);
   pieces.take(a.reference, 24 * n);
   pieces.take(a.candidate_start, 8 * n);
@@ -232,6 +236,7 @@ int64_t place_arrays(const Blob& blob, const Sizes& sizes, char* base, Arguments
   pieces.take(a.cell_start, 4 * (sizes.max_cells + 1));
   pieces.take(a.cell_cursor, 4 * sizes.max_cells);
   pieces.take(a.position, 24 * n);
+  pieces.take(a.image, 4 * n);
   pieces.take(a.n_edges, 4 * n);
   pieces.take(a.edges, edge_bytes * edges);
   pieces.take(a.geometry, 4 * real * edges);
@@ -322,7 +327,7 @@ void initialise(const Plan& plan, char* base, Handle stream) {
   upload(a.order, selected.data(), 4 * plan.sizes.n_atoms);
   upload(a.expected_types, plan.types.data(), 4 * plan.sizes.n_particles);
   upload(a.tile_type, tiles.type.data(), 4 * static_cast<int64_t>(tiles.type.size()));
-  upload(a.type_start, tiles.start.data(), 4 * static_cast<int64_t>(tiles.start.size()));
+  upload(a.slot_of, tiles.slot.data(), 4 * static_cast<int64_t>(tiles.slot.size()));
   d.check(d.synchronize(stream), "writing the state");  // the sources of the copies end here
 }
 

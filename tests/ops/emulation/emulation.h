@@ -48,6 +48,9 @@ inline T __shfl_xor_sync(unsigned, T value, int mask) {
   return emulated_value<T>(emulated_exchange(emulated_bits(value))[lane ^ mask]);
 }
 
+inline void __syncwarp() { emulated_exchange(0); }
+inline void __threadfence() {}
+
 inline unsigned __ballot_sync(unsigned, bool vote) {
   const unsigned long long* votes = emulated_exchange(vote);
   unsigned result = 0;
