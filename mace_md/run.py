@@ -28,6 +28,7 @@ from mace_md.md.watch import selfcheck
 from mace_md.md.watch.faults import faults_explained
 from mace_md.md.watch.selfcheck import SelfCheck
 from mace_md.md.watch.uncertainty import Judges, judges_of
+from mace_md.md.workers import run_at_once
 from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
 from mace_md.model.checkpoint import load_model
 from mace_md.model.potential import DEFAULT_SKIN
@@ -49,7 +50,11 @@ def main(config: RunConfig) -> int:
     Raises InputError, SafetyStop or CleanStop.
     """
     replicas = replicas_of(config)
-    return run_each(config, replicas, run_once) if replicas else run_once(config)
+    if not replicas:
+        return run_once(config)
+    if config.num_processes > 1:
+        return run_at_once(config, replicas)
+    return run_each(config, replicas, run_once)
 
 
 def run_once(config: RunConfig) -> int:

@@ -159,8 +159,13 @@ class RunConfig(Settled):
         help="precision of OpenMM's own arithmetic on CUDA and OpenCL; auto is mixed",
     )
     device_index: tuple[int, ...] | None = option(
-        None, at_least=0, help="which GPU, by its number; a run has one", shown_default="the first"
-    )
+        None, at_least=0, shown_default="the first",
+        help="which GPU, by its number; several share the runs of --seeds and --temperatures out among them",
+    )  # fmt: skip
+    processes: int | None = option(
+        None, at_least=1, shown_default="one for each GPU of --device-index, or 1",
+        help="how many runs of --seeds and --temperatures are made at the same time, each in a process of its own",
+    )  # fmt: skip
     deterministic: bool = option(
         False, help="the same numbers in every repetition on the same GPU: no sums in an order that changes"
     )
@@ -331,6 +336,11 @@ class RunConfig(Settled):
         return Ramp(self.pressure if self.pressure_from is None else self.pressure_from, self.pressure)
 
     @property
+    def num_processes(self) -> int:
+        """How many runs are made at the same time."""
+        return self.processes or len(self.device_index or (0,))
+
+    @property
     def num_steps(self) -> int:
         """Production steps in total: `steps`, or `time` / `timestep`, or 10 ps of them."""
         if self.steps is not None:
@@ -357,14 +367,28 @@ def _refuse_contradictions(config: RunConfig) -> None:
             f"--trajectory-data {','.join(config.trajectory_data)}: {' and '.join(config.trajectory_format)} files "
             "hold positions only. Add trr (binary, single precision) or extxyz (text) to --trajectory-format."
         )
-    if config.device_index is not None and len(config.device_index) != 1:
-        given = ",".join(map(str, config.device_index))
-        raise UsageError(
-            f"--device-index {given}: a model runs on one GPU. Start one command for each, for instance with a seed "
-            "and an --output of its own: --device-index 0 --seed 1 --output a, --device-index 1 --seed 2 --output b."
-        )
+    _refuse_devices(config)
     if config.deterministic and config.platform == "OpenCL":
         raise UsageError("--deterministic: OpenMM's OpenCL platform adds in an order that changes. Take CUDA or CPU.")
     for name in ("equilibration_steps", "temperature_from", "pressure_from") if config.stage else ():
         if getattr(config, name):
             raise UsageError(f"--{name.replace('_', '-')} is for a run without [[stage]] tables: put it into a stage.")
+
+
+def _refuse_devices(config: RunConfig) -> None:
+    """Several GPUs or processes are for several runs."""
+    devices = config.device_index or ()
+    given = "--device-index " + ",".join(map(str, devices))
+    if config.device_index == ():
+        raise UsageError("--device-index needs the number of a GPU.")
+    if len(set(devices)) < len(devices):
+        raise UsageError(f"{given}: a GPU is there twice. --processes {len(devices)} puts several runs on one.")
+    if config.processes is not None and config.processes < len(devices):
+        raise UsageError(f"{given}: {len(devices)} GPUs need --processes {len(devices)} or more.")
+    if config.num_processes > 1 and config.seeds is None and config.temperatures is None:
+        what = given if len(devices) > 1 else f"--processes {config.processes}"
+        raise UsageError(
+            f"{what}: this is one run, which has one GPU and one process, since OpenMM does not divide the force of a "
+            "model among GPUs. Give several runs to share out, with --seeds 1,2,3 or --temperatures 300,320, or leave "
+            "the option out."
+        )

@@ -239,6 +239,8 @@ def _platform(config: RunConfig) -> PlatformChoice:
         threads=config.threads,
         deterministic=config.deterministic,
     )
+    if choice.platform.getName() == "CUDA" and config.device_index is not None and torch.cuda.is_available():
+        torch.cuda.set_device(config.device_index[0])  # for what computes beside OpenMM: a committee
     details = "".join(f", {key} {value}" for key, value in choice.properties.items())
     log.info(
         "platform: %s%s (%s); %d threads for the model",

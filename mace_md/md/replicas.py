@@ -4,8 +4,8 @@ import csv
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,11 @@ SUMMARY = "summary.csv"
 # Columns of log.csv whose means are in the summary, with the name of the mean there.
 MEANS = ("temperature_K", "potential_kJ_mol", "total_kJ_mol", "volume_nm3", "density_g_mL")
 BLOCKS = 5  # a standard error comes from the means of so many parts of the log
+
+
+NOT_STARTED, FAILED = "not started", "failed"
+STATES = {0: "done", SafetyStop.exit_code: "stopped by a safety rule", CleanStop.exit_code: "stopped"}  # by exit code
+WORST_FIRST = (FAILED, STATES[SafetyStop.exit_code], STATES[CleanStop.exit_code], NOT_STARTED, STATES[0])
 
 
 class Replica(NamedTuple):
@@ -42,13 +47,61 @@ def replicas_of(config: RunConfig) -> list[Replica]:
             parts += [f"seed{seed}"] * (config.seeds is not None)
             name = "-".join(parts)
             own = replace(
-                config, temperature=temperature, temperatures=None, seed=seed, seeds=None, output=config.output / name
-            )
+                config, temperature=temperature, temperatures=None, seed=seed, seeds=None, output=config.output / name,
+                processes=None, device_index=config.device_index and config.device_index[:1],
+            )  # fmt: skip
             found.append(Replica(name, own))
     names = [replica.name for replica in found]
     if len(set(names)) < len(names):
         raise InputError(f"--seeds or --temperatures: {next(n for n in names if names.count(n) > 1)} is there twice.")
     return found
+
+
+@dataclass
+class Series:
+    """The runs of one command, how each of them stands, and the table of what came out in the folder they share."""
+
+    folder: Path
+    replicas: list[Replica]
+    states: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.states |= {replica.name: NOT_STARTED for replica in self.replicas}
+
+    def ended(self, replica: Replica, exit_code: int) -> None:
+        """Note how a run ended, and write summary.csv."""
+        self.states[replica.name] = STATES.get(exit_code, FAILED)
+        self.write()
+
+    def write(self) -> None:
+        """summary.csv, as things stand."""
+        text = io.StringIO()
+        names = [f"{column}{ending}" for column in MEANS for ending in ("", "_error")]
+        columns = ["run", "temperature_set_K", "seed", "state", "steps", *names]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for replica in self.replicas:
+            row = {"run": replica.name, "temperature_set_K": replica.config.temperature, "seed": replica.config.seed}
+            writer.writerow(row | {"state": self.states[replica.name]} | _means(replica.config.output / "log.csv"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / SUMMARY, text.getvalue())
+
+    def report(self) -> None:
+        """The table for people, in the log."""
+        width = max(len(replica.name) for replica in self.replicas)
+        for replica in self.replicas:
+            means = _means(replica.config.output / "log.csv")
+            numbers = [f"{means[column]} {unit}" for column, unit in _SHOWN if column in means]
+            log.info("  %s", ", ".join([f"{replica.name:<{width}}  {self.states[replica.name]}", *numbers]))
+        if (self.folder / SUMMARY).exists():
+            log.info("summary: %s", self.folder / SUMMARY)
+
+    def exit_code(self) -> int:
+        """The worst of those of the runs: an error, then a safety rule, then a stop with a checkpoint."""
+        found = set(self.states.values())
+        codes = {FAILED: InputError.exit_code, NOT_STARTED: CleanStop.exit_code}
+        codes |= {state: code for code, state in STATES.items()}
+        return next(codes[state] for state in WORST_FIRST if state in found)
 
 
 def run_each(config: RunConfig, replicas: list[Replica], run: Callable[[RunConfig], int]) -> int:
@@ -59,37 +112,26 @@ def run_each(config: RunConfig, replicas: list[Replica], run: Callable[[RunConfi
     """
     refuse_content(config.output, config.restart)
     end = None if config.max_hours is None else time.monotonic() + 3600 * config.max_hours
-    states: dict[str, str] = {replica.name: "not started" for replica in replicas}
+    series = Series(config.output, replicas)
     for number, replica in enumerate(replicas, start=1):
         log.info("run %d of %d: %s", number, len(replicas), replica.name)
         try:
-            hours = None if end is None else max((end - time.monotonic()) / 3600, 1e-9)
-            run(replace(replica.config, max_hours=hours))
-            states[replica.name] = "done"
+            run(replace(replica.config, max_hours=hours_left(end)))
+            code = 0
         except SafetyStop as stop:
             log.error("run %s: %s", replica.name, stop)
-            states[replica.name] = "stopped by a safety rule"
+            code = stop.exit_code
         except CleanStop as stop:
-            states[replica.name] = "stopped"
-            _write(config.output, replicas, states)
+            series.ended(replica, stop.exit_code)
             raise CleanStop(f"run {number} of {len(replicas)}, {replica.name}: {stop}") from stop
-        _write(config.output, replicas, states)
-    for line in _lines(replicas, states):
-        log.info("%s", line)
-    log.info("summary: %s", config.output / SUMMARY)
-    return SafetyStop.exit_code if "stopped by a safety rule" in states.values() else 0
+        series.ended(replica, code)
+    series.report()
+    return series.exit_code()
 
 
-def _write(folder: Path, replicas: list[Replica], states: dict[str, str]) -> None:
-    text = io.StringIO()
-    names = [f"{column}{ending}" for column in MEANS for ending in ("", "_error")]
-    writer = csv.DictWriter(text, ["run", "temperature_set_K", "seed", "state", "steps", *names], lineterminator="\n")
-    writer.writeheader()
-    for replica in replicas:
-        row = {"run": replica.name, "temperature_set_K": replica.config.temperature, "seed": replica.config.seed}
-        writer.writerow(row | {"state": states[replica.name]} | _means(replica.config.output / "log.csv"))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / SUMMARY, text.getvalue())
+def hours_left(end: float | None) -> float | None:
+    """Hours until `end` (of time.monotonic()), for a run that starts now; None without a limit."""
+    return None if end is None else max((end - time.monotonic()) / 3600, 1e-9)
 
 
 def _means(path: Path) -> dict[str, object]:
@@ -112,13 +154,4 @@ def _means(path: Path) -> dict[str, object]:
     return found
 
 
-def _lines(replicas: list[Replica], states: dict[str, str]) -> Iterator[str]:
-    """The table for people."""
-    width = max(len(replica.name) for replica in replicas)
-    for replica in replicas:
-        means = _means(replica.config.output / "log.csv")
-        numbers = [f"{means[column]} {unit}" for column, unit in _SHOWN if column in means]
-        yield f"  {replica.name:<{width}}  {states[replica.name]}, {', '.join(numbers)}"
-
-
-_SHOWN = (("temperature_K", "K"), ("potential_kJ_mol", "kJ/mol"), ("density_g_mL", "g/mL"))
+_SHOWN = (("steps", "steps"), ("temperature_K", "K"), ("potential_kJ_mol", "kJ/mol"), ("density_g_mL", "g/mL"))

@@ -61,17 +61,28 @@ def choose_platform(
             if failure is None:
                 return choice
             reason = f"CUDA does not start here ({failure}); Reference costs least beside a machine-learned force"
+        _refuse_index(device_index, "Reference", f": {reason}")
         return PlatformChoice(openmm.Platform.getPlatformByName("Reference"), {}, reason)
     if name not in known:
         raise InputError(
             f"--platform {name}: this OpenMM has {', '.join(known)}. Install the extra that brings {name} "
             "(`mace-md doctor` says which), or take --platform auto."
         )
+    if name not in GPU_PLATFORMS:
+        _refuse_index(device_index, name, "")
     choice = _platform(name, precision, device_index, threads, deterministic)
     failure = _start_failure(choice)
     if failure is not None:
         raise InputError(f"--platform {name} does not start on this machine ({failure}). Take --platform auto or CPU.")
     return choice
+
+
+def _refuse_index(device_index: int | None, platform: str, reason: str) -> None:
+    if device_index is not None:
+        raise InputError(
+            f"--device-index {device_index} is for GPUs, and this run is on the platform {platform}{reason}. Leave it "
+            "out, or see what `mace-md doctor` says of the GPU."
+        )
 
 
 def _platform(

@@ -60,9 +60,6 @@ def test_properties_of_the_platform(monkeypatch):
     assert platform_of("Reference", "double", 1, 2, True).properties == {}
 
 
-def test_several_gpus_are_refused_with_what_to_do(tmp_path):
-    assert RunConfig(structure=tmp_path, model="m", device_index=(1,)).device_index == (1,)
-    with pytest.raises(UsageError, match="one GPU. Start one command for each"):
-        RunConfig(structure=tmp_path, model="m", device_index=(0, 1))
+def test_what_a_platform_cannot_do_is_refused(tmp_path):
     with pytest.raises(UsageError, match="OpenCL platform adds in an order"):
         RunConfig(structure=tmp_path, model="m", platform="OpenCL", deterministic=True)

@@ -241,12 +241,13 @@ class Progress:
         parts = [f"step {row.step}/{self._total}", f"{row.time:.3f} ps"]
         if speed:
             left = (self._total - row.step) * self._timestep * 1e-6 / speed * 86400
-            parts += [f"{speed:.3g} ns/day", f"{_duration(left)} left"]
+            parts += [f"{speed:.3g} ns/day", f"{duration(left)} left"]
         parts += [f"{row.temperature:.0f} K", f"E {row.potential:.2f} kJ/mol"]
         return "  ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as people write them; days beyond a day."""
     if not math.isfinite(seconds):
         return "?"
     minutes, rest = divmod(int(round(seconds)), 60)
