@@ -1,252 +1,112 @@
 """Everything that is to be known on an NVIDIA GPU, in one command of under ten minutes: tests, then measurements.
 
-    python benchmarks/gpu.py --output benchmarks/results/gpu.json [--minutes 9] [--symmetrix FOLDER] [--skip-tests]
-    python benchmarks/gpu.py --dry-run       the same logic with tiny sizes on a CPU
+    python benchmarks/gpu.py --output gpu.json [--minutes 9] [--stages own tests peers rest training]
+    python benchmarks/gpu.py --dry-run       the same with tiny sizes on a CPU, the native kernels on an emulated GPU
 
-First `pytest -m gpu`. Then liquid water, float32, with the models of benchmarks/cpu.py, 33 to 100,000 atoms: a call
-of the force, and a step of molecular dynamics. Every engine is a process of its own; they take turns; positions move
-before every call, so nothing is remembered. Reported: best and median time, launches of kernels in a call, memory that
-torch allocated, part of the rate of a large float32 matrix product (TF32 off) that the counted operations reach, and
-the size at which an engine ran out of memory. Last, training, in the time that is left. A peer that is not installed is
-a line of the report.
+What decides comes first (gpu_plan.py): the forces of the native kernels beside the plain float64 model, their calls
+and steps at all sizes, the time of each kernel; then `pytest -m gpu`; then the peers; then energy conservation,
+`mace-md run` itself, the largest box; last, training. Every engine is a process of its own with a time limit; a peer
+that is not installed, dies, hangs or runs out of memory is a line of the report. Results are written after each one, so
+that a command that is cut off loses nothing, and are judged by gpu_report.py. No setting of the GPU is changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from cpu import MODELS, Worker, operations, water  # noqa: E402
+import gpu_plan  # noqa: E402
+import gpu_report  # noqa: E402
+from cpu import MODELS, operations  # noqa: E402
+from gpu_workers import Worker, Workers, last_line  # noqa: E402
 
-CALLS = ["native", "pytorch", "mace-torch", "mace-torch cueq", "symmetrix-xl"]
-STEPS = ["native step", "native step, no graph", "pytorch step", "openmm-ml step"]
-ATOMS = [33, 99, 999, 4998, 20001, 99999]
-ROUNDS, STEPS_A_ROUND = 12, 50
 TINY = {"tiny": {"channels": 8, "max_L": 0, "r_max": 4.5}}
+ORDER = ["off medium", "mp-0 medium", "off small"]
+TESTS_S = 180.0
+STATE = ["name", "driver_version", "compute_cap", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem",
+         "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active"]  # fmt: skip
 
 
-# --- an engine, in a process of its own -------------------------------------------------------------------------------
+# --- the machine ------------------------------------------------------------------------------------------------------
 
 
-def call_of(name: str, model_file: str, structure: dict, device: str):
-    """A function of positions [n, 3], A, that evaluates energy and forces and waits for them."""
-    import torch
-
-    numbers, cell = structure["numbers"], np.array(structure["cell"])
-    if name in ("native", "pytorch"):
-        from mace_md.model.checkpoint import load_model
-        from mace_md.model.potential import make_potential
-
-        kernels = "native" if name == "native" else "reference"
-        model = load_model(model_file, dtype=torch.float32)
-        potential = torch.jit.script(make_potential(model, numbers, periodic=True, kernels=kernels)[0]).to(device)
-        box = torch.tensor(cell / 10.0, device=device)
-        return lambda x: float(potential(torch.tensor(x / 10.0, device=device), box)[0])
-    from ase import Atoms
-
-    atoms = Atoms(numbers, structure["positions"], cell=cell, pbc=True)
-    if name.startswith("mace-torch"):
-        from mace.calculators import MACECalculator
-
-        options = {"enable_cueq": True} if "cueq" in name else {}
-        atoms.calc = MACECalculator(model_paths=model_file, device=device, default_dtype="float32", **options)
-    else:
-        sys.path.append(os.environ.get("SYMMETRIX", ""))
-        from symmetrix import Symmetrix
-
-        atoms.calc = Symmetrix(model_file, dtype="float32")
-    torch.set_grad_enabled(True)
-
-    def evaluate(positions):
-        atoms.positions = positions
-        return atoms.get_forces()
-
-    return evaluate
-
-
-def steps_of(name: str, model_file: str, structure: dict, device: str):
-    """A function that makes some steps of Langevin dynamics and waits for them."""
-    import openmm
-    from openmm import app, unit
-
-    topology = app.Topology()
-    residue = topology.addResidue("HOH", topology.addChain())
-    for number in structure["numbers"]:
-        element = app.Element.getByAtomicNumber(number)
-        topology.addAtom(element.symbol, element, residue)
-    topology.setPeriodicBoxVectors(np.array(structure["cell"]) * unit.angstrom)
-    force = None
-    if name.startswith("openmm-ml"):
-        from openmmml import MLPotential
-
-        system = MLPotential("mace", modelPath=model_file).createSystem(topology, precision="single")
-    else:
-        import mace_md
-
-        kernels = "native" if name.startswith("native") else "reference"
-        model = mace_md.load_model(model_file, dtype="float32")
-        force = mace_md.make_force(topology, model, kernels=kernels)
-        system = mace_md.make_system(topology, force)
-    platform = openmm.Platform.getPlatformByName("CUDA" if device == "cuda" else "Reference")
-    properties = {"Precision": "mixed"} if device == "cuda" else {}
-    integrator = openmm.LangevinMiddleIntegrator(300, 1.0, 0.0001)
-    simulation = app.Simulation(topology, system, integrator, platform, properties)
-    simulation.context.setPositions(np.array(structure["positions"]) / 10.0)
-    simulation.context.setVelocitiesToTemperature(300, 1)
-    step = simulation.step
-    if name == "native step" and device == "cuda":
-        from mace_md.md.graphs import Graphs
-
-        graphs = Graphs(simulation, force, required=True)
-        graphs.start()
-        step = graphs.step
-
-    def some(count):
-        step(count)
-        simulation.context.getState(positions=True)
-
-    return some
-
-
-def launches_in(action) -> int | None:
-    """Kernels launched on the GPU by `action`."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    if not torch.cuda.is_available():
-        return None
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
-        action()
-        torch.cuda.synchronize()
-    named = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
-    return sum(event.count for event in found.key_averages() if event.key.startswith(named))
-
-
-def worker(name: str, model_file: str, device: str) -> None:
-    """Reads a structure, then a line for every round wanted; writes seconds of a call or step, and memory, MB."""
-    import torch
-
-    answers, sys.stdout = sys.stdout, sys.stderr
-    structure = json.loads(sys.stdin.readline())
-    positions, rng = np.array(structure["positions"]), np.random.default_rng(1)
-    steps = "step" in name
-    count = STEPS_A_ROUND if steps and device == "cuda" else 1
+def gpu_state() -> dict[str, str]:
+    """What nvidia-smi says of the first GPU; nothing is set."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(STATE)}", "--format=csv,noheader", "--id=0"]
     try:
-        run = (steps_of if steps else call_of)(name, model_file, structure, device)
-
-        def act():
-            run(count) if steps else run(positions + rng.normal(scale=1e-3, size=positions.shape))
-
-        for _ in range(3):
-            act()
-        launches = launches_in(act)
-    except Exception as error:  # a peer that is not there, a model it refuses, no memory: all are results
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"[:300]}), file=answers, flush=True)
-        return
-    print(json.dumps({"ready": True, "launches": launches and launches / count}), file=answers, flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        act()
-        seconds = (time.perf_counter() - start) / count
-        memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
-        print(json.dumps({"seconds": seconds, "memory": memory}), file=answers, flush=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": str(error)}
+    values = [value.strip() for value in done.stdout.strip().split(",")]
+    if done.returncode or len(values) != len(STATE):
+        return {"error": (done.stderr or done.stdout).strip()[:200]}
+    return dict(zip(STATE, values, strict=True))
 
 
-# --- all engines, in turns --------------------------------------------------------------------------------------------
+class Sampler:
+    """Clock (MHz), power (W) and temperature of the GPU once a second, as quartiles, from nvidia-smi's own loop."""
+
+    QUERY = ["clocks.sm", "power.draw", "temperature.gpu"]
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile("w+")  # noqa: SIM115 (nvidia-smi writes to it until `summary`)
+        command = ["nvidia-smi", f"--query-gpu={','.join(self.QUERY)}", "--format=csv,noheader,nounits", "-lms", "1000"]
+        try:
+            self.process = subprocess.Popen([*command, "--id=0"], stdout=self.file, stderr=subprocess.DEVNULL)
+        except OSError:
+            self.process = None
+
+    def summary(self) -> dict[str, list[float]]:
+        if self.process is None:
+            return {}
+        self.process.terminate()
+        self.process.wait()
+        self.file.seek(0)
+        return quartiles_of(self.file.read(), self.QUERY)
 
 
-class GpuWorker(Worker):
-    """A process with one engine; started when the one before is ready, since they share the GPU's memory."""
-
-    def __init__(self, name: str, model_file: Path, structure: dict, device: str) -> None:
-        command = [sys.executable, __file__, "--worker", name, str(model_file), device]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
-        self.seconds, self.memory = [], 0.0
-        self.ask(json.dumps(structure))
-        answer = self.answer()
-        self.error, self.launches = answer.get("error"), answer.get("launches")
-
-
-def matrix_rate(device: str) -> float:
-    """Multiply-adds per second of a large float32 matrix product, without TF32: the peak that can be reached."""
-    import torch
-
-    torch.backends.cuda.matmul.allow_tf32 = False
-    n = 8192 if device == "cuda" else 512
-    a, best = torch.randn(n, n, device=device), float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.mm(a, a)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return n**3 / best
-
-
-def measure(model: str, shape: dict, model_file: Path, n_atoms: int, engines: list[str], device: str, end: float):
-    """One box: a result for every engine."""
-    structure = water(n_atoms)
-    rate, results, workers = matrix_rate(device), [], {}
-    for name in engines:
-        if time.monotonic() < end:
-            workers[name] = GpuWorker(name, model_file, structure, device)
-    for _ in range(ROUNDS):
-        for one in workers.values():
-            if one.error is None and (len(one.seconds) < 2 or time.monotonic() < end):
-                one.evaluate()
-    for name in engines:
-        result = {"model": model, "atoms": n_atoms, "engine": name}
-        if name not in workers:
-            results.append(result | {"error": "no time left"})
+def quartiles_of(text: str, names: list[str]) -> dict[str, list[float]]:
+    """Lowest, quartiles and highest of each column of comma-separated numbers; lines that are none are left out."""
+    rows = []
+    for line in text.splitlines():
+        try:
+            row = [float(value) for value in line.split(",")]
+        except ValueError:
             continue
-        one = workers[name]
-        one.process.stdin.close()
-        one.process.wait()
-        if one.error is not None:
-            results.append(result | {"error": one.error})
-            continue
-        best = min(one.seconds)
-        result |= {"us": 1e6 * best, "median_us": 1e6 * statistics.median(one.seconds), "rounds": len(one.seconds)}
-        result |= {"us_per_atom": 1e6 * best / n_atoms, "launches": one.launches, "memory_mb": round(one.memory)}
-        counted = {"channels": 8, "max_L": 0, "r_max": 4.5} | shape
-        results.append(result | {"of_peak": operations(counted) * n_atoms / best / rate})
-    return results
+        if len(row) == len(names):
+            rows.append(row)
+    if len(rows) < 2:
+        return {}
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    return {name: [min(c), *statistics.quantiles(c, n=4), max(c)] for name, c in columns}
 
 
-def say(result: dict) -> None:
-    numbers = result.get("error") or (
-        f"{result['us']:11.1f} us {result['us_per_atom']:8.2f} us/atom  {100 * result['of_peak']:5.1f} % of peak  "
-        f"{result['launches'] or 0:6.0f} launches  {result['memory_mb']:6d} MB"
-    )
-    print(f"{result['model']:12s} {result['atoms']:6d} atoms  {result['engine']:22s} {numbers}", flush=True)
+# --- before anything is timed -----------------------------------------------------------------------------------------
 
 
-def make_models(folder: Path, shapes: dict) -> dict[str, Path]:
+def make_models(folder: Path, shapes: dict) -> dict[str, str]:
     """Files that every engine reads, where mace-torch is there to write them; else ours, which only we read."""
     import torch
 
     files = {}
     for name, shape in shapes.items():
-        files[name] = folder / f"{name}.model"
+        path = folder / f"{name}.model"
         try:
             from oracle import make_model
 
             torch.set_default_dtype(torch.float32)
-            torch.save(make_model(elements=(1, 8), scale=50.0, **shape), files[name])
+            torch.save(make_model(elements=(1, 8), scale=50.0, **shape), path)
         except ImportError:
             from mace_md.model.build import build_model
             from mace_md.model.checkpoint import save_model
@@ -256,32 +116,116 @@ def make_models(folder: Path, shapes: dict) -> dict[str, Path]:
             if "blocks" in shape:
                 own["interactions"] = shape["blocks"]
             config = ModelConfig(atomic_numbers=(1, 8), avg_num_neighbors=(30.0, 30.0), **own)
-            files[name] = save_model(build_model(config, seed=0), folder / f"{name}.mace")
+            path = save_model(build_model(config, seed=0), folder / f"{name}.mace")
+        files[name] = str(path)
     return files
 
 
-def gpu_tests() -> dict:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "tests/ops"]
-    start = time.monotonic()
-    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
-    print(done.stdout[-6000:], flush=True)
-    summary = done.stdout.strip().splitlines()[-1:] or [done.stderr[-300:]]
-    return {"exit": done.returncode, "summary": summary[0], "seconds": time.monotonic() - start}
+COMPILE = """
+import ctypes, sys
+sys.path[:0] = [{here!r}, {root!r}]
+import torch
+import gpu_engines
+question = {{"model": {model!r}, "atoms": 24, "more": {{"flags": {flags!r}}}}}
+bench = gpu_engines.Bench(question, "cpu", {{}})
+gpu_engines.Emulated = lambda potential: potential
+blob = gpu_engines.own_potential(bench, dtype=torch.{dtype}, flags=bench.flags).blob
+from mace_md.ops.energy_forces import LIBRARY
+message = ctypes.create_string_buffer(4000)
+arguments = ctypes.c_void_p(blob.data_ptr()), ctypes.c_int64(blob.numel()), {architecture}
+if not ctypes.CDLL(str(LIBRARY)).mace_md_compile_kernels(*arguments, message, ctypes.c_int64(4000)):
+    sys.exit(" ".join(message.value.decode().split())[:300])
+"""
 
 
-def training(data: Path, seconds: float) -> dict:
-    """Structures per second in training, beside mace-torch (train_throughput.py), in the time that is left."""
+def variants_of_pack() -> list[dict[str, bool]]:
+    """Every flag of the CUDA kernels, the other way round than usual."""
+    import inspect
+
+    from mace_md.ops.packing import CUDA_FLAGS, pack
+
+    usual = inspect.signature(pack).parameters
+    return [{flag: not usual[flag].default} for flag in CUDA_FLAGS if isinstance(usual[flag].default, bool)]
+
+
+def compile_kernels(files: dict[str, str], variants: list[dict], architecture: int, limit: float) -> dict[str, str]:
+    """Machine code of all models and variants into the cache, on all cores at once; what did not compile, and why."""
+    first = next(iter(files))
+    jobs = [(model, dtype, {}) for model in files for dtype in ("float32", "float64")]
+    jobs += [(first, "float32", variant) for variant in variants]
+
+    def job(model: str, dtype: str, variant: dict) -> str:
+        code = COMPILE.format(here=str(HERE), root=str(HERE.parent), model=files[model], flags=variant, dtype=dtype,
+                              architecture=architecture)  # fmt: skip
+        environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "OMP_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
+                                  timeout=limit, check=False)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"not done in {limit:.0f} s"
+        return (done.stderr.strip() or "no message").splitlines()[-1][:300] if done.returncode else ""
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
+        found = list(pool.map(lambda one: job(*one), jobs))
+    names = [" ".join([model, dtype, *variant]) for model, dtype, variant in jobs]
+    return {name: error for name, error in zip(names, found, strict=True) if error}
+
+
+def doctor(limit: float) -> list | dict:
+    command = [sys.executable, "-m", "mace_md", "doctor", "--json"]
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
+        return json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+        return {"error": str(error)[:300]}
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def gpu_tests(limit: float, selection: tuple[str, ...] = ("-m", "gpu", "tests/gpu", "tests/ops")) -> dict:
+    """What passed and failed, and the end of pytest's output; of what was done when the time was over, if it was."""
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", *selection]
+    if importlib.util.find_spec("xdist") is not None:  # most of the time is compilation, on one core each
+        command += ["-n", str(max(1, min(8, (os.cpu_count() or 2) // 2)))]
+    clock = gpu_plan.Clock(limit)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with open(log, "w") as file:
+            process = subprocess.Popen(command, cwd=HERE.parent, stdout=file, stderr=subprocess.STDOUT)
+            try:
+                code: int | str = process.wait(timeout=limit)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                code = f"stopped after {limit:.0f} s"
+        text = log.read_text(errors="replace")
+        return {"exit": code, "seconds": clock.spent, **summary_of(text), "end": text[-4000:], "last": last_line(log)}
+
+
+def summary_of(text: str) -> dict:
+    """How many tests passed, failed and were skipped in the output of `pytest -v`, and which failed."""
+    words = {"passed": "PASSED", "failed": "FAILED", "errors": "ERROR", "skipped": "SKIPPED"}
+    lines = [line for line in text.splitlines() if "::" in line]
+    progress = [line for line in lines if not line.startswith(tuple(words.values()))]  # not the summary at the end
+    counts = {key: sum(f" {word}" in line or f"] {word}" in line for line in progress) for key, word in words.items()}
+    failed = [line for line in progress if " FAILED" in line or " ERROR" in line]
+    names = sorted({next(part for part in line.split() if "::" in part) for line in failed})
+    return {**counts, "which": names}
+
+
+def training(data: Path, limit: float) -> dict:
+    """Structures per second in training, beside mace-torch (train_throughput.py)."""
     if not data.exists():
         return {"error": f"no data for training in {data} (--data)"}
-    if seconds < 60:
-        return {"error": "no time left"}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "training.json"
         command = [sys.executable, str(HERE / "train_throughput.py"), "--epochs", "3", "--data", str(data)]
         environment = {"CUDA_VISIBLE_DEVICES": "0"} | os.environ  # or the peer takes the CPU
         try:
             done = subprocess.run(
-                [*command, "--output", str(output)], env=environment, timeout=seconds, capture_output=True, text=True,
+                [*command, "--output", str(output)], env=environment, timeout=limit, capture_output=True, text=True,
                 check=False,
             )  # fmt: skip
             error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
@@ -291,52 +235,113 @@ def training(data: Path, seconds: float) -> dict:
     return found | ({"error": error[0][:300]} if error else {})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+class Run:
+    """The record of one command, written after everything that is added."""
+
+    def __init__(self, output: Path | None, clock: gpu_plan.Clock) -> None:
+        self.output, self.clock = output, clock
+        self.record: dict = {"results": []}
+
+    def note(self, **more) -> None:
+        from mace_md.provenance import write_json
+
+        self.record |= more
+        if self.output is not None:
+            write_json(self.output, self.record)
+
+    def add(self, result: dict, shape: dict | None = None) -> None:
+        if result["task"] == "peaks":
+            self.record["peaks"] = result
+        rate = self.record.get("peaks", {}).get("fma_per_s") or self.record.get("peaks", {}).get("sgemm_fma_per_s")
+        if rate and shape and result["task"] == "time" and "us" in result and "step" not in result["engine"]:
+            result["of_peak"] = operations(shape) * result["atoms"] / (1e-6 * result["us"]) / rate
+        self.record["results"].append(result)
+        self.note()
+        print(f"{self.clock.spent:5.0f} s  {gpu_report.line(result)}", flush=True)
+
+
+def ask_all(run: Run, asked: list[gpu_plan.Question], workers: Workers, shapes: dict) -> None:
+    for question in asked:
+        limit = run.clock.allowed(question.limit)
+        answer = workers.ask(question, limit) if limit else {"error": "no time left", "kind": "time"}
+        run.add({**question.label, **answer}, shapes.get(question.model))
+
+
+def measure(arguments: argparse.Namespace, run: Run, folder: Path) -> None:
+    from mace_md.model.zoo import fetch, find_model
+
+    dry, device = arguments.dry_run, "cpu" if arguments.dry_run else "cuda"
+    shapes = TINY if dry else {name: MODELS[name] for name in ORDER}
+    files = make_models(folder, shapes)
+    models_file = folder / "models.json"
+    models_file.write_text(json.dumps(files | {"mace-md-small": str(fetch(find_model("mace-md-small")))}))
+    variants, most = variants_of_pack(), 1 if dry else None
+    ours = ("mace-md", "profile")
+    names = [name for name in gpu_plan.WORKERS if name in ours or {"peers", "rest"} & set(arguments.stages)]
+    workers = Workers({name: Worker(name, device, models_file) for name in names})
+    try:
+        architecture = 90 if dry else int(run.record["gpu"]["compute_cap"].replace(".", ""))
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(doctor, 60.0)
+            run.note(not_compiled=compile_kernels(files, variants[:most], architecture, run.clock.allowed(90.0)))
+            run.note(doctor=found.result())
+        print(f"{run.clock.spent:5.0f} s  compiled; not: {run.record['not_compiled'] or 'none'}", flush=True)
+        atoms = [24] if dry else arguments.atoms
+        asked = gpu_plan.questions(list(shapes), atoms, variants=variants)
+        for stage in arguments.stages:
+            if stage == "tests" and not dry:
+                run.note(tests=gpu_tests(min(TESTS_S, run.clock.allowed(TESTS_S))))
+                print(json.dumps({k: v for k, v in run.record["tests"].items() if k != "end"}, indent=1), flush=True)
+            elif stage == "training" and not dry:
+                left = run.clock.allowed(120.0)
+                run.note(training=training(arguments.data, left) if left else {"error": "no time left"})
+                print(json.dumps(run.record["training"], indent=1), flush=True)
+            else:
+                ask_all(run, [q for q in asked if q.stage == stage], workers, shapes)
+    finally:
+        workers.stop()
+
+
+def options(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9.0, help="time for all of it; what is left out is reported")
-    parser.add_argument("--atoms", type=int, nargs="+", default=ATOMS)
-    parser.add_argument("--engines", nargs="+", default=CALLS + STEPS)
-    parser.add_argument("--symmetrix", default="", help="site-packages of an installation of symmetrix-xl")
+    parser.add_argument("--atoms", type=int, nargs="+", default=gpu_plan.ATOMS)
+    parser.add_argument("--stages", nargs="+", default=gpu_plan.STAGES, choices=gpu_plan.STAGES)
     parser.add_argument("--data", type=Path, default=HERE.parent / "shared" / "data", help="for training")
-    parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on a CPU: shows that the script works")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    end = time.monotonic() + 60 * arguments.minutes
-    os.environ["SYMMETRIX"] = arguments.symmetrix
+    parser.add_argument("--output", type=Path, help="JSON file, written after every result")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    arguments = options(words)
+    run = Run(arguments.output, gpu_plan.Clock(60 * arguments.minutes))
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     import torch
 
-    from mace_md.provenance import collect_provenance, write_json
+    from mace_md.provenance import collect_provenance
 
-    device = "cpu" if arguments.dry_run else "cuda"
-    if device == "cuda" and not torch.cuda.is_available():
-        sys.exit("torch sees no GPU here; --dry-run tries the script on a CPU")
+    if not arguments.dry_run and not torch.cuda.is_available():
+        sys.exit("torch sees no GPU here (`mace-md doctor` says why); --dry-run tries the script on a CPU")
     about = collect_provenance()
-    record = {"versions": about["versions"], "device": {k: v for k, v in about["device"].items() if k != "host"}}
-    if not (arguments.skip_tests or arguments.dry_run):
-        record["tests"] = gpu_tests()
-    shapes = TINY if arguments.dry_run else MODELS
-    record["results"] = []
+    machine = {key: value for key, value in about["device"].items() if key != "host"}
+    run.note(created=about["created"], versions=about["versions"], peers=peer_versions(), device=machine)
+    run.note(gpu=gpu_state())
+    sampler = Sampler()
     with tempfile.TemporaryDirectory() as folder:
-        files = make_models(Path(folder), shapes)
-        for n_atoms in [24] if arguments.dry_run else arguments.atoms:  # every model at every size, small sizes first
-            for model, shape in shapes.items():
-                found = measure(model, shape, files[model], n_atoms, arguments.engines, device, end)
-                record["results"] += found
-                for result in found:
-                    say(result)
-                if arguments.output:
-                    write_json(arguments.output, record)
-    if not arguments.dry_run:
-        record["training"] = training(arguments.data, end - time.monotonic())
-        print(json.dumps(record["training"], indent=1), flush=True)
-        if arguments.output:
-            write_json(arguments.output, record)
+        measure(arguments, run, Path(folder))
+    goals = gpu_report.verdict(run.record["results"])
+    run.note(sampled=sampler.summary(), gpu_after=gpu_state(), verdict=goals, seconds=run.clock.spent)
+    print("\n".join(["", *gpu_report.report(run.record["results"])]))
+
+
+def peer_versions() -> dict[str, str]:
+    from mace_md.provenance import version_of
+
+    names = ["mace-torch", "e3nn", "cuequivariance-torch", "cuequivariance-ops-torch-cu13", "openmmml", "symmetrix-xl",
+             "symmetrix-xl-cuda13-sm90", "openmm-cuda-13", "triton"]  # fmt: skip
+    return {name: version for name in names if (version := version_of(name)) is not None}
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and sys.argv[1] == "--worker":
-        worker(*sys.argv[2:5])
-    else:
-        main()
+    main()

@@ -25,26 +25,29 @@ import mace_md
 from mace_md.units import EV_TO_KJ_MOL
 
 BOLTZMANN = 8.617333262e-5  # eV/K
+PLATFORM = "Reference"  # its own arithmetic is float64; gpu.py takes CUDA
 
 
 def simulation_of(pdb: app.PDBFile, model: str, kernels: str, dtype: str, integrator: openmm.Integrator):
-    """A Simulation on the Reference platform, whose own arithmetic is float64."""
+    """A Simulation on PLATFORM."""
     force = mace_md.make_force(pdb.topology, mace_md.load_model(model, dtype=dtype), kernels=kernels, periodic=True)
     system = openmm.System()
     system.setDefaultPeriodicBoxVectors(*pdb.topology.getPeriodicBoxVectors())
     for atom in pdb.topology.atoms():
         system.addParticle(atom.element.mass)
     system.addForce(force)
-    simulation = app.Simulation(pdb.topology, system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    platform = openmm.Platform.getPlatformByName(PLATFORM)
+    properties = {"Precision": "double" if dtype == "float64" else "mixed"} if PLATFORM == "CUDA" else {}
+    simulation = app.Simulation(pdb.topology, system, integrator, platform, properties)
     simulation.context.setPositions(pdb.positions)
     return simulation
 
 
-def equilibrated(pdb: app.PDBFile, model: str, picoseconds: float):
+def equilibrated(pdb: app.PDBFile, model: str, picoseconds: float, kernels: str = "auto"):
     """Positions and velocities after minimisation and Langevin dynamics at 300 K."""
     integrator = openmm.LangevinMiddleIntegrator(300, 2.0, 0.0005)
     integrator.setRandomNumberSeed(11)
-    simulation = simulation_of(pdb, model, "auto", "float32", integrator)
+    simulation = simulation_of(pdb, model, kernels, "float32", integrator)
     openmm.LocalEnergyMinimizer.minimize(simulation.context, 50, 100)
     simulation.context.setVelocitiesToTemperature(300, 12)
     simulation.step(round(picoseconds / 0.0005))

@@ -18,7 +18,12 @@ from packaging.requirements import Requirement
 from mace_md.config import DoctorConfig
 from mace_md.provenance import OPENMMTORCH_WHEELS, device, version_of
 
-TESTED = {"torch": ("2.12.1",), "e3nn": ("0.4.4", "0.6.0"), "openmm": ("8.6.1",)}
+TESTED = {"torch": ("2.11.0", "2.12.1"), "e3nn": ("0.4.4", "0.6.0"), "openmm": ("8.6.1",)}
+# Imported where they are used, so that a run without these things works without them.
+USED_FOR = {
+    "h5py": "HDF5 data", "matplotlib": "the figures of a training", "mdtraj": "selections of atoms",
+    "pdbfixer": "--hydrogens add", "rdkit": "--smiles, SDF files", "tqdm": "train, evaluate and label",
+}  # fmt: skip
 
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"  # a note is worth knowing; only BROKEN makes the exit code 1
 
@@ -48,10 +53,14 @@ def main(config: DoctorConfig) -> int:
 
 def examine() -> list[Finding]:
     """All findings, in the order of the chain: machine, packages, OpenMM, the force, the kernels."""
-    findings = [_machine(), *_packages(), _openmmtorch_wheel()]
-    findings += _platforms()
+    gpus = gpu_names()
+    findings = [_machine(gpus), *_packages(), _openmmtorch_wheel()]
+    findings += _platforms(gpus)
     findings += [_probe("TorchForce", TORCH_FORCE_PROBE, BROKEN), _probe("PythonForce", PYTHON_FORCE_PROBE, NOTE)]
-    return [*findings, _kernels()]
+    findings.append(_kernels())
+    if gpus and findings[-1].status == OK:
+        findings.append(_kernels_on_gpu())
+    return findings
 
 
 # ---------------------------------------------------------------------------------------------- packages
@@ -68,12 +77,17 @@ def requirements() -> list[Requirement]:
     return [Requirement(line) for line in lines if line.strip()]
 
 
-def _machine() -> Finding:
+def gpu_names() -> list[str]:
+    """The NVIDIA GPUs of this machine, as its driver has them."""
+    found = _run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return found.stdout.strip().splitlines() if found is not None and found.returncode == 0 else []
+
+
+def _machine(gpus: list[str]) -> Finding:
     found = device()
-    gpu = _run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    gpus = ", ".join(gpu.stdout.split("\n")[:-1]) if gpu is not None and gpu.returncode == 0 else "no NVIDIA GPU"
     python = f"Python {platform.python_version()}"
-    return Finding(OK, "machine", f"{python}, {found['processor']}, {found['cores']} cores, {gpus}")
+    named = ", ".join(gpus) or "no NVIDIA GPU"
+    return Finding(OK, "machine", f"{python}, {found['processor']}, {found['cores']} cores, {named}")
 
 
 def _packages() -> list[Finding]:
@@ -83,6 +97,8 @@ def _packages() -> list[Finding]:
 def _package(requirement: Requirement) -> Finding:
     name, version = requirement.name, version_of(requirement.name)
     mend = f"pip install '{requirement}'"
+    if version is None and name in USED_FOR:
+        return Finding(NOTE, name, f"not installed; needed for {USED_FOR[name]}", mend)
     if version is None:
         return Finding(BROKEN, name, "not installed", mend)
     if not requirement.specifier.contains(version, prereleases=True):
@@ -187,23 +203,62 @@ def _probe(what: str, code: str, status: str) -> Finding:
     worked, line = run_probe(code)
     if worked:
         return Finding(OK, what, line)
-    mend = _wheel_line() if "openmmtorch" in line else "pip install --force-reinstall 'mace-md[cpu]'"
+    mend = _wheel_line() if "openmmtorch" in line else "repeat the README's pip install line, with --force-reinstall"
     return Finding(status, what, line, mend)
 
 
-def _platforms() -> list[Finding]:
+def _platforms(gpus: list[str]) -> list[Finding]:
     worked, line = run_probe(PLATFORMS_PROBE)
     if not worked:
         return [Finding(BROKEN, "OpenMM platforms", line, "pip install --force-reinstall openmm")]
     names, failures = json.loads(line)
-    findings = [Finding(OK, "OpenMM platforms", ", ".join(names))]
-    findings += [Finding(NOTE, "OpenMM plug-ins not loaded", reason) for reason in _missing_libraries(failures)]
-    gpu = _run(["nvidia-smi", "-L"])
-    if "CUDA" not in names and gpu is not None and gpu.returncode == 0 and "GPU" in gpu.stdout:
-        findings.append(
-            Finding(NOTE, "CUDA", "there is an NVIDIA GPU, but OpenMM has no CUDA platform", "pip install '.[cuda12]'")
-        )
-    return findings
+    worked, line = run_probe(TORCH_CUDA_PROBE)
+    torch_cuda, torch_gpus, reason = json.loads(line) if worked else (None, [], line)
+    # Without a driver this one is always missing, which the line on CUDA says better.
+    missing = [reason for reason in _missing_libraries(failures) if gpus or not reason.startswith("libcuda.so")]
+    return [
+        Finding(OK, "OpenMM platforms", ", ".join(names)),
+        *(Finding(NOTE, "OpenMM plug-ins not loaded", reason) for reason in missing),
+        cuda_finding(gpus, names, torch_cuda, torch_gpus, reason, openmm_cuda()),
+    ]
+
+
+def openmm_cuda() -> str | None:
+    """The installed wheel with OpenMM's CUDA platform, which is the same as CUDA's version in its name."""
+    return next((f"OpenMM-CUDA-{n}" for n in (13, 12) if version_of(f"OpenMM-CUDA-{n}") is not None), None)
+
+
+def cuda_finding(
+    gpus: list[str],
+    platforms: list[str],
+    torch_cuda: str | None,
+    torch_gpus: list[str],
+    reason: str,
+    wheel: str | None,
+) -> Finding:
+    """What a run on a GPU would find.
+
+    gpus: of the driver; platforms: of OpenMM; torch_cuda: version of CUDA that torch was built for; torch_gpus: those
+    it sees; reason: why it sees none; wheel: of OpenMM's CUDA platform.
+    """
+    built = f"torch is built for CUDA {torch_cuda}" if torch_cuda else "torch is built without CUDA"
+    extra = f"cuda{(torch_cuda or '13').partition('.')[0]}"
+    mend = f"pip install 'mace-md[{extra}]', and no other of cpu, cuda12, cuda13"
+    has = wheel is not None or "CUDA" in platforms
+    plug_in = f"OpenMM's CUDA plug-in is {'installed' if has else 'not installed'}{f' ({wheel})' if wheel else ''}"
+    if not gpus:
+        return Finding(OK, "CUDA", f"no NVIDIA driver or no GPU here, so runs use the processor; {built}; {plug_in}")
+    if torch_cuda is None:
+        mend = f"install torch for CUDA (https://pytorch.org), then {mend}"
+        return Finding(NOTE, "CUDA", f"there is a GPU, but {built}", mend)
+    if not torch_gpus:
+        return Finding(NOTE, "CUDA", f"there is a GPU, but torch does not see it: {reason or 'it gives no reason'}",
+                       f"a driver for CUDA {torch_cuda} or later, or a torch for the CUDA of this driver")  # fmt: skip
+    if wheel is not None and not wheel.endswith(extra.removeprefix("cuda")):
+        return Finding(NOTE, "CUDA", f"{built}, and {wheel} is for another", f"pip uninstall -y {wheel}; {mend}")
+    if "CUDA" not in platforms:
+        return Finding(NOTE, "CUDA", f"there is a GPU, but OpenMM has no CUDA platform; {plug_in}", mend)
+    return Finding(OK, "CUDA", f"{built} and sees {', '.join(torch_gpus)}; OpenMM has its CUDA platform")
 
 
 def _missing_libraries(failures: list[str]) -> list[str]:
@@ -212,7 +267,46 @@ def _missing_libraries(failures: list[str]) -> list[str]:
     return sorted(reason for reason in reasons if reason and not reason.startswith("libOpenMM"))
 
 
+TORCH_CUDA_PROBE = """
+import json, warnings, torch
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    seen = torch.cuda.is_available()
+names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if seen else []
+capabilities = ["sm_%d%d" % torch.cuda.get_device_capability(i) for i in range(len(names))]
+reason = " ".join(str(said[-1].message).split())[:200] if said else ""
+print(json.dumps([torch.version.cuda, [f"{n} ({c})" for n, c in zip(names, capabilities)], reason]))
+"""
+
 KERNELS_PROBE = "from mace_md.ops.energy_forces import load_library; print('built, running on ' + load_library())"
+
+
+# A small model with random weights, on eight atoms; compiling its kernels takes some seconds, once.
+KERNELS_ON_GPU_PROBE = """
+import torch
+from mace_md.model.build import build_model
+from mace_md.model.hyperparameters import ModelConfig
+from mace_md.model.potential import make_potential
+device = "cuda"
+config = ModelConfig(atomic_numbers=(1, 8), r_max=3.5, num_bessel=4, num_channels=4, max_ell=2, max_L=1,
+                     radial_MLP=(8,), MLP_channels=4, avg_num_neighbors=(6.0, 6.0))
+model = build_model(config, seed=1, dtype=torch.float32)
+x = torch.tensor([[i & 1, (i >> 1) & 1, i >> 2] for i in range(8)]) * torch.tensor([0.13, 0.14, 0.15])
+found = []
+for kernels in ("native", "reference"):
+    potential = make_potential(model, [1, 8] * 4, periodic=False, kernels=kernels)[0].to(device)
+    found.append(potential(x.to(device))[1].detach().cpu())
+wrong = float((found[0] - found[1]).abs().max() / found[1].abs().max())
+if not wrong < 1e-4:
+    raise SystemExit(f"forces deviate from those of PyTorch by {wrong:.2g} of the largest")
+print(f"compiled; forces of eight atoms are those of PyTorch to {wrong:.1g} of the largest")
+"""
+
+
+def _kernels_on_gpu() -> Finding:
+    worked, line = run_probe(KERNELS_ON_GPU_PROBE)
+    mend = "" if worked else "take --kernels reference, and report this line"
+    return Finding(OK if worked else NOTE, "native kernels on the GPU", line, mend)
 
 
 def _kernels() -> Finding:
