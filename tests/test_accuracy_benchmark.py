@@ -73,3 +73,19 @@ def test_training_and_validation_frames_are_apart_and_nested(benchmark, tmp_path
     for a, b in list(zip(source, written, strict=True))[::200]:
         assert a.energy == pytest.approx(b.energy, abs=1e-4)  # eV; ASE has the kcal of CODATA 2014, 8e-9 away
         np.testing.assert_allclose(a.forces, b.forces, atol=1e-6)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the data of AcAc")
+def test_molecules_are_those_that_ase_reads(benchmark):
+    """Exactly: with forces from a compressed file, and without forces from a plain one."""
+    from ase.io import read
+
+    for name, frames in (("test_MD_600K.xyz.gz", 20), ("test_dihedral.xyz", 45)):
+        path = SHARED / "acac" / name
+        found = benchmark["datasets"]["_molecules"](path)[:frames]
+        for atoms, expected in zip(found, read(path, index=f":{frames}"), strict=True):
+            assert (atoms.numbers == expected.numbers).all() and (atoms.positions == expected.positions).all()
+            assert atoms.info["REF_energy"] == expected.calc.results["energy"] and not atoms.pbc.any()
+            forces = expected.calc.results.get("forces")
+            assert ("REF_forces" in atoms.arrays) == (forces is not None)
+            assert forces is None or (atoms.arrays["REF_forces"] == forces).all()

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
-from ase.io import read, write
+from ase.io import write
+
+from mace_md.training.data import read_configurations
 
 ENERGY_KEY, FORCES_KEY = "REF_energy", "REF_forces"
 RMD17 = (
@@ -90,11 +92,7 @@ def _rmd17(source: Path, molecule: str) -> tuple[list[Atoms], dict[str, list[Ato
 
 def _molecules(path: Path) -> list[Atoms]:
     """Frames of a file without their box, which is empty space here; energies eV, forces eV/A where there are any."""
-    frames = []
-    for atoms in read(path, index=":"):
-        results = atoms.calc.results
-        frames.append(_labelled(atoms.numbers, atoms.positions, results["energy"], results.get("forces")))
-    return frames
+    return [_labelled(c.atomic_numbers, c.positions, c.energy, c.forces) for c in read_configurations(path)]
 
 
 def _npz(path: Path) -> list[Atoms]:
