@@ -12,7 +12,7 @@
 namespace mace_md {
 
 constexpr int64_t kBlobMagic = 0x31304444'4543414d;  // "MACEDD01"
-constexpr int64_t kBlobVersion = 2;
+constexpr int64_t kBlobVersion = 3;
 constexpr int kHeaderInts = 96;
 constexpr int kHeaderDoubles = 64;
 
@@ -38,6 +38,8 @@ enum HeaderInt : int {
   kIsa,       // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
   kSections,  // first of the section offsets, in the order of enum Section
   // CUDA only
+  kTensorCores = kHeaderInts - 4,   // 1: the products of fused kernels on tensor cores, as three products of TF32
+  kFusedNodes = kHeaderInts - 3,    // what happens at an atom in three kernels: 0 in large systems, 1 never, 2 always
   kSharedTables = kHeaderInts - 2,  // 1: radial tables of layer 2 in shared memory where they fit
   kFastSums = kHeaderInts - 1       // 1: sums of floating-point numbers in any order, rather than of fixed-point numbers
 };
@@ -63,9 +65,11 @@ enum Section : int {
   kBiasR,          // Real [T][mlp]
   kVr,             // Real [mlp]
   kZblTypes,       // double [T][2]: covalent radius, atomic number
+  kWhReverse,      // Real [max_L+1][C2][C]             CUDA only: W_h and W_a, each matrix transposed
+  kWaReverse,      // Real, for each l3: [T or 1][C][paths(l3)*C2]
   kSectionCount
 };
-static_assert(kSections + 2 * kSectionCount <= kSharedTables);  // offset and element count of each
+static_assert(kSections + 2 * kSectionCount <= kTensorCores);  // offset and element count of each
 
 enum HeaderDouble : int {
   kRMax,

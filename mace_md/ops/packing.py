@@ -12,22 +12,24 @@ from torch import Tensor
 from mace_md.errors import InputError
 from mace_md.units import EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
-MAGIC, VERSION = 0x313044444543414D, 2
+MAGIC, VERSION = 0x313044444543414D, 3
 HEADER_INTS, HEADER_DOUBLES = 96, 64
 INTS = [
     "magic", "version", "fingerprint", "bytes", "precision", "max_ell", "max_L", "channels", "conv_channels", "types",
     "rows", "radial0_by_sender", "radial1_by_pair", "mix_by_type", "mlp", "gate", "zbl", "scale_zbl", "isa",
 ]  # fmt: skip
-CUDA_FLAGS = ["shared_tables", "fast_sums"]  # the last of the integers
+CUDA_FLAGS = ["tensor_cores", "fused_nodes", "shared_tables", "fast_sums"]  # the last of the integers
 SECTIONS = [
     "table0", "table1", "density0", "density1", "program0", "program1", "weights0", "weights1", "W_h", "bias_h",
     "clebsch", "clebsch_values", "W_a", "readout0", "readout0_bias", "W_r", "W_s", "b_r", "v_r", "zbl_types",
+    "W_h_reverse", "W_a_reverse",
 ]  # fmt: skip
 DOUBLES = [
     "r_max", "r_min", "spacing", "skin", "scale", "shift", "energy_unit", "length_unit",
     "zbl_prefactor", "zbl_length", "zbl_exponent", "zbl_cutoff_power",
 ]  # fmt: skip
 GATES = {"none": 0, "silu": 1, "tanh": 2, "abs": 3}
+FUSED_NODES = {None: 0, False: 1, True: 2}
 INSTRUCTION_SETS = {"auto": 0, "generic": 1, "avx2": 2, "avx512": 3}
 
 # Below R_MIN the radial functions continue linearly; atoms are never that close. Errors are judged from R_JUDGED on.
@@ -44,6 +46,8 @@ def pack(
     dtype: torch.dtype,
     skin: float,
     instruction_set: str = "auto",
+    tensor_cores: bool = False,
+    fused_nodes: bool | None = None,
     shared_tables: bool = False,
     fast_sums: bool = False,
 ) -> Tensor:
@@ -55,8 +59,10 @@ def pack(
     dtype : precision of the kernels, float32 or float64. Energies and forces are summed in float64 either way.
     skin : A, by which the neighbour list reaches beyond r_max.
     instruction_set : "auto", or one of the sets that the library has, for tests and measurements.
-    shared_tables, fast_sums : variants of the kernels for GPUs, for tests and measurements: radial tables in shared
-        memory where they fit; sums whose last bits depend on the order of threads.
+    tensor_cores, fused_nodes, shared_tables, fast_sums : variants of the kernels for GPUs. Products with weights on
+        tensor cores, each as three products of TF32 (float32 with fused_nodes only); what happens at an atom in three
+        kernels (None: in large systems) rather than in seven; radial tables in shared memory where they fit; sums whose
+        last bits depend on the order of threads.
 
     Raises InputError when the kernels have no code for the model's shape.
     """
@@ -75,10 +81,12 @@ def pack(
         "weights0": folded.weight0[:, order0].expand(types, -1, -1),
         "weights1": folded.weight1[:, order1].expand(types, -1, -1),
         "W_h": folded.W_h,
+        "W_h_reverse": folded.W_h.transpose(-1, -2),
         "bias_h": folded.bias_h,
         "clebsch": entries,
         "clebsch_values": values,
         "W_a": mixing(folded),
+        "W_a_reverse": mixing(folded, transposed=True),
         "readout0": folded.readout0,
         "readout0_bias": folded.readout0_bias.double().numpy(),
         "W_r": folded.W_r,
@@ -103,6 +111,7 @@ def pack(
         "radial0_by_sender": folded.radial0_by_sender, "radial1_by_pair": folded.radial1_by_pair,
         "mix_by_type": any(w.shape[0] > 1 for w in folded.W_a), "mlp": mlp, "gate": GATES[folded.gate],
         "zbl": zbl is not None, "scale_zbl": True, "isa": INSTRUCTION_SETS[instruction_set],
+        "tensor_cores": tensor_cores, "fused_nodes": FUSED_NODES[fused_nodes],
         "shared_tables": shared_tables, "fast_sums": fast_sums,
     }  # fmt: skip
     return assemble(header, numbers, sections, dtype)
@@ -351,7 +360,11 @@ def clebsch_gordan(folded) -> tuple[np.ndarray, Tensor]:
     return np.array(entries, np.int32), torch.tensor(values, dtype=torch.float64)
 
 
-def mixing(folded) -> Tensor:
-    """W_a of all l3, each [T or 1, n_paths * C2, C], one after the other; within an l3 paths keep the model's order."""
+def mixing(folded, *, transposed: bool = False) -> Tensor:
+    """W_a of all l3, each [T or 1, n_paths * C2, C] or its transpose, one after the other.
+
+    Within an l3 paths keep the model's order.
+    """
     by_type = max(w.shape[0] for w in folded.W_a)
-    return torch.cat([w.detach().expand(by_type, -1, -1).reshape(-1) for w in folded.W_a])
+    matrices = [w.detach().expand(by_type, -1, -1) for w in folded.W_a]
+    return torch.cat([(w.transpose(1, 2) if transposed else w).reshape(-1) for w in matrices])

@@ -20,8 +20,14 @@ enum DeviceStatus : long long {
 constexpr double kFixedPoint = 1099511627776.0;        // 2^40 steps an eV/angstrom (or eV a unit of a feature)
 constexpr double kFixedPointLimit = 4194304.0;         // 2^22: sums of two such values still fit
 constexpr int kTileAtoms = 32;                         // atoms of one type that the node kernels treat together
+constexpr int kFusedAtoms = 8, kFusedThreads = 256;    // of a block of the fused node kernels
 constexpr int kSharedTableThreads = 512;               // of a block that keeps a radial table in shared memory
 constexpr int kShiftBits = 10, kShiftOffset = 512;     // a lattice translation is three numbers of ten bits
+
+// Numbers from one row of features to the next in the shared memory of these kernels: 4 banks apart.
+constexpr int fused_pitch(int channels, int conv_channels) {
+  return ((channels > conv_channels ? channels : conv_channels) + 31) / 32 * 32 + 4;
+}
 
 // The first bytes of a state on the device. Zero, but for the id, when it is made.
 struct DeviceHeader {
@@ -58,8 +64,8 @@ struct ArgumentsOf {
   // the packed model (blob.h)
   const long long* fingerprint_at;
   long long fingerprint;
-  const Real *table0, *table1, *density0, *density1, *weights0, *weights1, *wh, *bias_h, *wa, *readout0, *wr, *ws,
-      *bias_r, *vr;
+  const Real *table0, *table1, *density0, *density1, *weights0, *weights1, *wh, *wh_reverse, *bias_h, *wa,
+      *wa_reverse, *readout0, *wr, *ws, *bias_r, *vr;
   const double *readout0_bias, *zbl_types;
   double r_max, r_min, spacing, skin, scale, shift, energy_unit, length_unit;
   double zbl_prefactor, zbl_length, zbl_exponent, zbl_cutoff_power, zbl_c[8];
@@ -89,9 +95,9 @@ struct ArgumentsOf {
   Real *slope0, *slope1;         // [capacity] derivatives of the densities in knot spacings
   Real *scale0, *scale1;         // [n_atoms] 1 / (1 + rho)
   double *density_adjoint0, *density_adjoint1;  // [n_atoms] dE/drho
-  Real *a0, *a1, *a_adjoint;     // [n_atoms][(ell+1)^2][C]
+  Real *a0, *a_adjoint;          // [n_atoms][(ell+1)^2][C]; a_adjoint is A1, then dE/dA1, then dE/dA0
   Real *m0, *m0_adjoint;         // [n_atoms][(L+1)^2][C]
-  Real *m1, *m1_adjoint, *m0_readout_adjoint;  // [n_atoms][C]
+  Real* m0_readout_adjoint;      // [n_atoms][C]
   Real* h;                       // [n_atoms][(L+1)^2][C2]
   void* h_adjoint;               // as h, fixed point (or Real)
   Real* phi;                     // [n_atoms][components][C2], then its adjoint

@@ -3,7 +3,7 @@
 // Sources are compiled for one model. Defined before: MACE_MD_REAL, MACE_MD_ELL, MACE_MD_L, MACE_MD_CHANNELS,
 // MACE_MD_CONV_CHANNELS, MACE_MD_TYPES, MACE_MD_ROWS, MACE_MD_WEIGHTS0/1, MACE_MD_MLP, MACE_MD_GATE and the flags
 // MACE_MD_BY_SENDER0, MACE_MD_BY_PAIR1, MACE_MD_MIX_BY_TYPE, MACE_MD_DENSITY0/1, MACE_MD_ZBL, MACE_MD_SCALE_ZBL,
-// MACE_MD_DETERMINISTIC, MACE_MD_SHARED_TABLES (program.cpp).
+// MACE_MD_DETERMINISTIC, MACE_MD_SHARED_TABLES, MACE_MD_FUSED_NODES, MACE_MD_TENSOR_CORES (program.cpp).
 #pragma once
 
 #define MACE_MD_TARGET device
@@ -14,7 +14,8 @@
 #define MACE_MD_INLINE inline
 #define MACE_MD_NOINLINE __attribute__((noinline))
 #define MACE_MD_UNROLL
-#define MACE_MD_ENTRY(name, threads, condition)                                                           \
+#define MACE_MD_UNROLL_BY(n)
+#define MACE_MD_ENTRY(name, bounds, condition)                                                            \
   static void name##_body(const Arguments& s);                                                            \
   extern "C" __attribute__((visibility("default"))) void name(const void* arguments) {                    \
     const Arguments& s = *static_cast<const Arguments*>(arguments);                                       \
@@ -22,21 +23,26 @@
   }                                                                                                       \
   static void name##_body(const Arguments& s)
 #else
-#define MACE_MD_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#define MACE_MD_DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
 #define MACE_MD_INLINE __device__ __forceinline__
 #define MACE_MD_NOINLINE __device__ __noinline__
+#define MACE_MD_PRAGMA(text) _Pragma(#text)
 #define MACE_MD_UNROLL _Pragma("unroll")
-#define MACE_MD_ENTRY(name, threads, condition)                                                           \
+#define MACE_MD_UNROLL_BY(n) MACE_MD_PRAGMA(unroll n)
+#define MACE_MD_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
+#define MACE_MD_ENTRY(name, bounds, condition)                                                            \
   static MACE_MD_INLINE void name##_body(const Arguments& s);                                             \
-  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments s) {       \
+  extern "C" __global__ void MACE_MD_BOUNDS bounds name(const __grid_constant__ Arguments s) {            \
     if (condition) name##_body(s);                                                                        \
   }                                                                                                       \
   static MACE_MD_INLINE void name##_body(const Arguments& s)
 #endif
 
 // A kernel, and one that does nothing when the memory that it got is not the state that the arguments describe.
-#define MACE_MD_ANY_KERNEL(name, threads) MACE_MD_ENTRY(name, threads, true)
-#define MACE_MD_KERNEL(name, threads) MACE_MD_ENTRY(name, threads, is_own_state(s))
+#define MACE_MD_ANY_KERNEL(name, threads) MACE_MD_ENTRY(name, (threads), true)
+#define MACE_MD_KERNEL(name, threads) MACE_MD_ENTRY(name, (threads), is_own_state(s))
+// One that uses so few registers that a multiprocessor can have two blocks (in float32; in float64 it needs them).
+#define MACE_MD_KERNEL_OF_TWO(name, threads) MACE_MD_ENTRY(name, (threads, sizeof(Real) == 4 ? 2 : 1), is_own_state(s))
 
 #include "arguments.h"
 #include "sequence.h"
@@ -59,6 +65,21 @@ constexpr int kThreadsA = warps(C) * kWarp, kThreadsH = warps(C2) * kWarp;  // o
 static MACE_MD_INLINE bool is_own_state(const Arguments& s) { return s.header->id == s.id; }
 
 static MACE_MD_INLINE int lane() { return threadIdx.x % kWarp; }
+
+// Four numbers from an address that is a multiple of 16 bytes, in wide pieces.
+static MACE_MD_INLINE void load4(const Real* from, Real* to) {
+#ifdef MACE_MD_EMULATION
+  for (int n = 0; n < 4; ++n) to[n] = from[n];
+#else
+  if constexpr (sizeof(Real) == 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from);
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+  } else {
+    const double2 low = reinterpret_cast<const double2*>(from)[0], high = reinterpret_cast<const double2*>(from)[1];
+    to[0] = low.x, to[1] = low.y, to[2] = high.x, to[3] = high.y;
+  }
+#endif
+}
 
 // The same total in every lane, added in the same order always.
 template <class T>

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "forces.cuh"
-#include "linear.cuh"
-#include "polynomial.cuh"
-#include "readout.cuh"
+#if MACE_MD_FUSED_NODES
+#include "fused.cuh"
+#else
+#include "node.cuh"
+#endif

@@ -361,7 +361,8 @@ MACE_MD_EXPORT void mace_md_use_cuda_libraries(const char* driver, const char* n
 MACE_MD_EXPORT int32_t mace_md_compile_kernels(const void* blob, int64_t bytes, int32_t architecture, char* message,
                                                int64_t size) {
   return mace_md::cuda::report(message, size, [&] {
-    const auto program = mace_md::cuda::make_program(mace_md::checked_blob(blob, bytes));
+    const mace_md::Blob model = mace_md::checked_blob(blob, bytes);
+    const auto program = mace_md::cuda::make_program(model, model[mace_md::kFusedNodes] == 2);
     return std::to_string(mace_md::cuda::compile(program, architecture).size());
   });
 }
@@ -370,7 +371,8 @@ MACE_MD_EXPORT int32_t mace_md_compile_kernels(const void* blob, int64_t bytes, 
 MACE_MD_EXPORT int32_t mace_md_write_kernels(const void* blob, int64_t bytes, const char* folder, char* message,
                                              int64_t size) {
   return mace_md::cuda::report(message, size, [&] {
-    auto program = mace_md::cuda::make_program(mace_md::checked_blob(blob, bytes));
+    const mace_md::Blob model = mace_md::checked_blob(blob, bytes);
+    auto program = mace_md::cuda::make_program(model, model[mace_md::kFusedNodes] == 2);
     program.headers.push_back({"mace_md.cu", program.main});
     for (const auto& file : program.headers) {
       std::ofstream out(std::string(folder) + "/" + file.name);

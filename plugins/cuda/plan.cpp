@@ -17,17 +17,17 @@ struct Kernels {
 
 namespace {
 
-constexpr int kWarp = 32, kWideBlock = 256, kOneBlock = 1024, kLinearBlock = 128, kReadoutBlock = 128;
+constexpr int kWarp = 32, kWideBlock = 256, kOneBlock = 1024, kLinearBlock = 128;
 constexpr int kLinearColumns = 64;
 
 int64_t over(int64_t n, int64_t per) { return (n + per - 1) / per; }
 int whole_warps(int64_t channels) { return static_cast<int>(over(channels, kWarp) * kWarp); }
 
-std::shared_ptr<const Kernels> load_kernels(const Blob& blob, int device) {
+std::shared_ptr<const Kernels> load_kernels(const Blob& blob, bool fused, int device) {
   static std::mutex mutex;
   using Key = std::tuple<const Driver*, int, std::string>;
   static std::map<Key, std::shared_ptr<const Kernels>> loaded;  // for the life of the process
-  const Program program = make_program(blob);
+  const Program program = make_program(blob, fused);
   std::string key = program.main;
   for (const SourceFile& file : program.headers) key += file.text;
   std::lock_guard<std::mutex> guard(mutex);
@@ -47,12 +47,11 @@ class Launches {
   Launches(const Kernels& kernels, int device) : kernels_(kernels), device_(device) {}
 
   void add(const char* name, int64_t block, int64_t x, int64_t y = 1, int64_t z = 1, int64_t shared = 0) {
-    constexpr int kMostDynamicShared = 8;              // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    constexpr int64_t kWithoutAsking = 48 * 1024;
+    constexpr int kMostDynamicShared = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     const Driver& d = driver();
     Launch launch = {nullptr, {unsigned(x), unsigned(y), unsigned(z)}, unsigned(block), unsigned(shared)};
     d.check(d.get_function(&launch.function, kernels_.module, name), "finding the kernels");
-    if (shared > kWithoutAsking)
+    if (shared > 0)
       d.check(d.set_attribute(launch.function, kMostDynamicShared, static_cast<int>(shared)), "asking for shared memory");
     all_.push_back(launch);
   }
@@ -66,7 +65,16 @@ class Launches {
   std::vector<Launch> all_;
 };
 
-std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels& kernels, int device) {
+// Whether the node kernels of a system of this size are the fused ones.
+bool fuses_nodes(const Blob& blob, const Sizes& sizes, int device) {
+  constexpr int kBlocksEach = 2;  // a multiprocessor must get at least, or the many small blocks of the others are faster
+  const int64_t kept = (blob[kChannels] + blob[kMlp]) * kFusedAtoms * blob[kPrecision] + 1024;  // m1, readout, scratch
+  const int64_t most = fused_shared_bytes(blob, static_cast<int>(std::max(blob[kMaxEll], blob[kMaxL]))) + kept;
+  if (blob[kFusedNodes] == 1 || most > shared_memory(device)) return false;
+  return blob[kFusedNodes] == 2 || sizes.n_slots / kFusedAtoms >= kBlocksEach * multiprocessors(device);
+}
+
+std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels& kernels, bool fused, int device) {
   const int ell = static_cast<int>(blob[kMaxEll]), max_L = static_cast<int>(blob[kMaxL]);
   const int64_t a = (ell + 1) * (ell + 1), h = (max_L + 1) * (max_L + 1);
   const int64_t c = blob[kChannels], c2 = blob[kConvChannels], n = sizes.n_atoms;
@@ -75,6 +83,8 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   const int64_t a_columns = over(c, kLinearColumns), h_columns = over(c2, kLinearColumns);
   const int64_t phi_columns = over(most_paths_to_one_l(ell, max_L) * c2, kLinearColumns);
   const int64_t table = shared_table_bytes(blob);
+  const int64_t eights = sizes.n_slots / kFusedAtoms, a_bytes = fused_shared_bytes(blob, ell);
+  const int64_t h_bytes = fused_shared_bytes(blob, max_L);
   Launches step(kernels, device);
   const bool shared_tables = blob[kSharedTables] != 0 && step.fits(table);
   auto convolve = [&](const char* name, const char* shared_name) {
@@ -87,17 +97,27 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   step.add("build_list", kOneBlock, 1);
   step.add("make_edges", kWideBlock, over(n * kWarp, kWideBlock));
   step.add("conv1_forward", a_threads, n);
-  step.add("contract0", a_threads, pairs);
-  step.add("linear_h", kLinearBlock, tiles, h, h_columns);
+  if (fused) {
+    step.add("node0", kFusedThreads, eights, 1, 1, h_bytes);
+  } else {
+    step.add("contract0", a_threads, pairs);
+    step.add("linear_h", kLinearBlock, tiles, h, h_columns);
+  }
   convolve("conv2_forward", "conv2_forward_shared");
-  step.add("mix", kLinearBlock, tiles, a, a_columns);
-  step.add("contract1", a_threads, pairs);
-  step.add("readout", kReadoutBlock, n);
-  step.add("contract1_reverse", a_threads, pairs);
-  step.add("mix_reverse", kLinearBlock, tiles, a, phi_columns);
+  if (fused) {
+    step.add("node1", kFusedThreads, eights, 1, 1, a_bytes);
+  } else {
+    step.add("mix", kLinearBlock, tiles, a, a_columns);
+    step.add("node_energy", a_threads, pairs);
+    step.add("mix_reverse", kLinearBlock, tiles, a, phi_columns);
+  }
   convolve("conv2_reverse", "conv2_reverse_shared");
-  step.add("linear_h_reverse", kLinearBlock, tiles, h, a_columns);
-  step.add("contract0_reverse", a_threads, pairs);
+  if (fused) {
+    step.add("node0_reverse", kFusedThreads, eights, 1, 1, h_bytes);
+  } else {
+    step.add("linear_h_reverse", kLinearBlock, tiles, h, a_columns);
+    step.add("contract0_reverse", a_threads, pairs);
+  }
   step.add("conv1_reverse", a_threads, n);
   step.add("edge_forces", kWideBlock, over(n * kWarp, kWideBlock));
   step.add("sum_results", kOneBlock, 1);
@@ -198,8 +218,9 @@ std::shared_ptr<Plan> make_plan(const Blob& blob, const std::vector<int32_t>& ty
   plan->types = types;
   plan->id = new_id();
   plan->sizes = sizes_for(blob, types, capacity);
-  plan->kernels = load_kernels(blob, device);
-  plan->launches = launches(blob, plan->sizes, *plan->kernels, device);
+  const bool fused = fuses_nodes(blob, plan->sizes, device);
+  plan->kernels = load_kernels(blob, fused, device);
+  plan->launches = launches(blob, plan->sizes, *plan->kernels, fused, device);
   Arguments unused;
   plan->bytes = place_arrays(blob, plan->sizes, nullptr, unused, &plan->persistent_bytes);
   std::lock_guard<std::mutex> guard(registry().mutex);
@@ -247,12 +268,9 @@ int64_t place_arrays(const Blob& blob, const Sizes& sizes, char* base, Arguments
   pieces.take(a.density_adjoint0, 8 * n);
   pieces.take(a.density_adjoint1, 8 * n);
   pieces.take(a.a0, real * n * n_a * c);
-  pieces.take(a.a1, real * n * n_a * c);
   pieces.take(a.a_adjoint, real * n * n_a * c);
   pieces.take(a.m0, real * n * n_h * c);
   pieces.take(a.m0_adjoint, real * n * n_h * c);
-  pieces.take(a.m1, real * n * c);
-  pieces.take(a.m1_adjoint, real * n * c);
   pieces.take(a.m0_readout_adjoint, real * n * c);
   pieces.take(a.h, real * n * n_h * c2);
   pieces.take(a.h_adjoint, (blob[kFastSums] ? real : 8) * n * n_h * c2);
@@ -282,8 +300,10 @@ void place_model(const Blob& blob, const char* base, Arguments& a) {
   a.weights0 = at(kWeights0);
   a.weights1 = at(kWeights1);
   a.wh = at(kWh);
+  a.wh_reverse = at(kWhReverse);
   a.bias_h = at(kBiasH);
   a.wa = at(kWa);
+  a.wa_reverse = at(kWaReverse);
   a.readout0 = at(kReadout0);
   a.readout0_bias = static_cast<const double*>(at(kReadout0Bias));
   a.wr = at(kWr);

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <stdexcept>
 
+#include "arguments.h"
 #include "embedded.h"
 
 #define MACE_MD_TARGET cuda_host
@@ -166,7 +167,7 @@ std::string polynomials(const Blob& blob) {
   return text + kClose;
 }
 
-std::string defines(const Blob& blob) {
+std::string defines(const Blob& blob, bool fused) {
   const int64_t types = blob[kTypes], channels = blob[kChannels];
   const bool density0 = blob.count(kDensity0) > 0, density1 = blob.count(kDensity1) > 0;
   std::string text;
@@ -193,6 +194,8 @@ std::string defines(const Blob& blob) {
   define("SCALE_ZBL", number(blob[kScaleZbl] != 0));
   define("DETERMINISTIC", number(blob[kFastSums] == 0));
   define("SHARED_TABLES", number(blob[kSharedTables] != 0));
+  define("FUSED_NODES", number(fused));
+  define("TENSOR_CORES", number(fused && uses_tensor_cores(blob)));
   define("GROUP_ROWS", number(kGroupRows));
   define("NODE_ATOMS", number(node_atoms(blob[kPrecision])));
   return text;
@@ -200,13 +203,13 @@ std::string defines(const Blob& blob) {
 
 }  // namespace
 
-Program make_program(const Blob& blob) {
+Program make_program(const Blob& blob, bool fused) {
   Program program;
   for (const EmbeddedFile* file = kEmbeddedFiles; file->name != nullptr; ++file)
     program.headers.push_back({file->name, file->text});
   program.headers.push_back({"couplings.h", couplings(blob)});
   program.headers.push_back({"polynomials.h", polynomials(blob)});
-  program.main = defines(blob) + "#include \"kernels.cuh\"\n";
+  program.main = defines(blob, fused) + "#include \"kernels.cuh\"\n";
   return program;
 }
 
@@ -228,6 +231,15 @@ int64_t shared_table_bytes(const Blob& blob) {
     }
   });
   return rows * most * 32 * blob[kPrecision];
+}
+
+int64_t fused_shared_bytes(const Blob& blob, int max_l) {
+  return int64_t{(max_l + 1) * (max_l + 1)} * kFusedAtoms *
+         fused_pitch(static_cast<int>(blob[kChannels]), static_cast<int>(blob[kConvChannels])) * blob[kPrecision];
+}
+
+bool uses_tensor_cores(const Blob& blob) {
+  return blob[kTensorCores] != 0 && blob[kPrecision] == 4 && blob[kChannels] % 16 == 0 && blob[kConvChannels] % 16 == 0;
 }
 
 int component_count(int max_ell, int max_L) {

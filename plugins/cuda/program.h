@@ -18,13 +18,17 @@ struct Program {
   std::vector<SourceFile> headers;   // everything that main includes
 };
 
-// blob: in memory of the host.
-Program make_program(const Blob& blob);
+// blob: in memory of the host. fused: with the fused node kernels in the place of the separate ones.
+Program make_program(const Blob& blob, bool fused);
 
 // Groups of paths of the second convolution, as convolution.cuh has them.
 int group_count(int max_ell, int max_L);
 // Bytes of shared memory that a slice of 32 channels of the tables of the largest group takes.
 int64_t shared_table_bytes(const Blob& blob);
+// Dynamic shared memory of a fused node kernel that keeps components up to degree max_l.
+int64_t fused_shared_bytes(const Blob& blob, int max_l);
+// Whether the products of fused kernels are made on tensor cores: asked for, and possible for this shape.
+bool uses_tensor_cores(const Blob& blob);
 int component_count(int max_ell, int max_L);
 int most_paths_to_one_l(int max_ell, int max_L);
 constexpr int kGroupRows = 40;

@@ -1,12 +1,11 @@
-// The energy of an atom from M0 and M1, and its derivatives. A block is an atom.
+// The energy of an atom from M0 and M1, and its derivatives: e = scale * (M0 . readout0 + bias0 + v_r . gate(M1 W_r +
+// M0 W_s + b_r)). A part of the kernels that hold M1 in shared memory.
 #pragma once
 
 #include "device.h"
 
 namespace mace_md {
 namespace MACE_MD_TARGET {
-
-constexpr int kReadoutThreads = 128;
 
 static MACE_MD_INLINE Real activate(Real x, Real& slope) {
   if constexpr (MACE_MD_GATE == 1) {  // silu
@@ -26,46 +25,41 @@ static MACE_MD_INLINE Real activate(Real x, Real& slope) {
   }
 }
 
-// e = scale * (M0 . readout0 + bias0 + act(M1 W_r + M0 W_s + b_r) . v_r)
-MACE_MD_KERNEL(readout, kReadoutThreads) {
-  __shared__ Real m0[C];
-  __shared__ Real m1[C];
-  __shared__ Real hidden_adjoint[kMlp];
-  __shared__ double scratch[kReadoutThreads / kWarp];
-  const long long i = blockIdx.x;
-  const int type = s.type[i], warp = threadIdx.x / kWarp;
-  const Real scale = static_cast<Real>(s.scale);
+// One atom, by a warp: adds its energy, writes the adjoints of the hidden units, [kMlp]. m1: [C] of the atom.
+static MACE_MD_INLINE void read_out(const Arguments& s, int atom, int type, const Real* m1, Real* hidden_adjoint) {
+  constexpr int kUnits = kMlp < kWarp ? kMlp : kWarp, kParts = kWarp / kUnits;  // of the channels, that lanes share
+  const Real* m0 = s.m0 + static_cast<long long>(atom) * kH * C;
   const Real* ws = s.ws + static_cast<long long>(type) * C * kMlp;
-  for (int c = threadIdx.x; c < C; c += kReadoutThreads) {
-    m0[c] = s.m0[i * kH * C + c];
-    m1[c] = s.m1[i * C + c];
-  }
-  __syncthreads();
+  const Real scale = static_cast<Real>(s.scale);
+  const int unit = lane() % kUnits, part = lane() / kUnits;
   double energy = 0;
-  for (int c = threadIdx.x; c < C; c += kReadoutThreads) energy += static_cast<double>(m0[c]) * s.readout0[c];
-  for (int k = warp; k < kMlp; k += kReadoutThreads / kWarp) {
-    Real sum = 0;
-    for (int c = lane(); c < C; c += kWarp) sum += m1[c] * s.wr[c * kMlp + k] + m0[c] * ws[c * kMlp + k];
-    sum = warp_sum(sum);
-    if (lane() == 0) {
-      Real slope;
-      const Real value = activate(sum + s.bias_r[type * kMlp + k], slope);
-      energy += static_cast<double>(value) * s.vr[k];
-      hidden_adjoint[k] = scale * slope * s.vr[k];
-    }
+  for (int c = lane(); c < C; c += kWarp) energy += static_cast<double>(m0[c]) * s.readout0[c];
+  for (int first = 0; first < kMlp; first += kUnits) {
+    const int k = first + unit;
+    const bool active = part < kParts && k < kMlp;
+    Real sum = 0, total = 0;
+    for (int c = part; active && c < C; c += kParts) sum += m1[c] * s.wr[c * kMlp + k] + m0[c] * ws[c * kMlp + k];
+    for (int p = 0; p < kParts; ++p) total += __shfl_sync(kAllLanes, sum, p * kUnits + unit);
+    if (!active || part != 0) continue;
+    Real slope;
+    const Real value = activate(total + s.bias_r[type * kMlp + k], slope);
+    energy += static_cast<double>(value) * s.vr[k];
+    hidden_adjoint[k] = slope * s.vr[k] * scale;
   }
-  energy = block_sum(energy, scratch);
-  if (threadIdx.x == 0) s.node_energy[i] += s.scale * (energy + s.readout0_bias[type]);
-  __syncthreads();
-  for (int c = threadIdx.x; c < C; c += kReadoutThreads) {
-    Real on_m1 = 0, on_m0 = scale * s.readout0[c];
-    for (int k = 0; k < kMlp; ++k) {
-      on_m1 += hidden_adjoint[k] * s.wr[c * kMlp + k];
-      on_m0 += hidden_adjoint[k] * ws[c * kMlp + k];
-    }
-    s.m1_adjoint[i * C + c] = on_m1;
-    s.m0_readout_adjoint[i * C + c] = on_m0;
+  energy = warp_sum(energy);
+  if (lane() == 0) s.node_energy[atom] += s.scale * (energy + s.readout0_bias[type]);
+}
+
+// dE/dM1 of one channel; what the readouts add to dE/dM0 goes to memory.
+static MACE_MD_INLINE Real read_out_reverse(const Arguments& s, int atom, int type, int c, const Real* hidden_adjoint) {
+  const Real* ws = s.ws + (static_cast<long long>(type) * C + c) * kMlp;
+  Real m1_adjoint = 0, m0_adjoint = s.readout0[c] * static_cast<Real>(s.scale);
+  for (int k = 0; k < kMlp; ++k) {
+    m1_adjoint += s.wr[c * kMlp + k] * hidden_adjoint[k];
+    m0_adjoint += ws[k] * hidden_adjoint[k];
   }
+  s.m0_readout_adjoint[static_cast<long long>(atom) * C + c] = m0_adjoint;
+  return m1_adjoint;
 }
 
 }  // namespace MACE_MD_TARGET

@@ -72,7 +72,7 @@ _packed: dict = {}
 def packed(folded, dtype, skin, instruction_set, **variant):
     """`pack`, once for each model and precision: finding the knots of the tables takes longer than the tests."""
     weights = tuple(float(t.detach().double().sum()) for t in folded.state_dict().values())
-    key = (weights, folded.r_max, folded.gate, dtype, skin, instruction_set, *variant)
+    key = (weights, folded.r_max, folded.gate, dtype, skin, instruction_set, *sorted(variant.items()))
     if key not in _packed:
         _packed[key] = pack(folded, dtype=dtype, skin=skin, instruction_set=instruction_set, **variant)
     return _packed[key]

@@ -35,16 +35,31 @@ def test_float32_is_the_plain_model_to_rounding(kind, engine):
     assert energy == pytest.approx(expected[0], rel=1e-6, abs=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
-@pytest.mark.parametrize("variant", ["shared_tables", "fast_sums"])
-@pytest.mark.parametrize(("kind", "num_channels"), [("vectors", 40), ("tensors", 3)])
+ON_GPUS = pytest.mark.parametrize("engine", ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
+
+
+@ON_GPUS
+@pytest.mark.parametrize("variant", ["shared_tables", "fast_sums", "fused_nodes", "fused_nodes tensor_cores"])
+@pytest.mark.parametrize(("kind", "num_channels"), [("vectors", 48), ("tensors", 16)])
 def test_variants_for_gpus_are_the_same_function(kind, num_channels, variant, engine):
     model, atoms = make_model(kind, num_channels=num_channels), random_atoms(cell=TRICLINIC)
-    energy, forces, virial = Native(model, torch.float32, engine=engine, **{variant: True})(atoms)
+    flags = dict.fromkeys(variant.split(), True)
+    energy, forces, virial = Native(model, torch.float32, engine=engine, **flags)(atoms)
     expected = reference(model, atoms, R_MAX)
     assert energy == pytest.approx(expected[0], rel=1e-6, abs=1e-5)
     assert np.sqrt(((forces - expected[1]) ** 2).mean() / (expected[1] ** 2).mean()) < 5e-6
     assert np.abs(virial - expected[2]).max() < 1e-5 * np.abs(expected[2]).max()
+
+
+@ON_GPUS
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_node_kernels_are_the_plain_model(kind, engine):
+    model, atoms = make_model(kind), random_atoms(n_atoms=30, cell=TRICLINIC * 1.4)  # more than a block of each type
+    energy, forces, virial = Native(model, engine=engine, fused_nodes=True)(atoms)
+    expected = reference(model, atoms, R_MAX)
+    assert energy == pytest.approx(expected[0], abs=1e-9)
+    assert np.abs(forces - expected[1]).max() < 1e-8
+    assert np.abs(virial - expected[2]).max() < 1e-7
 
 
 @pytest.mark.parametrize("kind", ["vectors", "tensors of max_ell 2", "density"])

@@ -58,6 +58,27 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
   return result;
 }
 
+inline unsigned __float_as_uint(float value) { return static_cast<unsigned>(emulated_bits(value)); }
+inline float __uint_as_float(unsigned bits) { return emulated_value<float>(bits); }
+
+// mma.sync.m16n8k8 of TF32: every lane gives its part of both tiles and gets its part of the sum. Numbers that are not
+// TF32 are cut, as the hardware may.
+inline void emulated_multiply_tile(float* d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  float a[16][8], b[8][8];
+  auto tf32 = [](unsigned bits) { return emulated_value<float>(bits & 0xffffe000u); };
+  auto gather = [&](unsigned first, unsigned second, auto&& place) {
+    const unsigned long long* all = emulated_exchange(first | static_cast<unsigned long long>(second) << 32);
+    for (int lane = 0; lane < 32; ++lane)
+      place(lane / 4, lane % 4, tf32(static_cast<unsigned>(all[lane])), tf32(static_cast<unsigned>(all[lane] >> 32)));
+  };
+  gather(a0, a1, [&](int g, int t, float x, float y) { a[g][t] = x, a[g + 8][t] = y; });
+  gather(a2, a3, [&](int g, int t, float x, float y) { a[g][t + 4] = x, a[g + 8][t + 4] = y; });
+  gather(b0, b1, [&](int g, int t, float x, float y) { b[t][g] = x, b[t + 4][g] = y; });
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  for (int n = 0; n < 4; ++n)
+    for (int k = 0; k < 8; ++k) d[n] += a[g + n / 2 * 8][k] * b[k][2 * t + n % 2];
+}
+
 // Only one fibre runs at a time.
 template <class T>
 inline T atomicAdd(T* at, T value) {
