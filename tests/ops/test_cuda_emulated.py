@@ -208,3 +208,16 @@ def test_memory_forecast_is_what_a_state_takes(emulation):
     n_candidates = (native.status().capacity - 1024) * 4 // 5  # a forecast has a quarter more, and 1024
     forecast = int(report("mace_md_state_bytes", *blob_arguments(native.blob), len(atoms), n_candidates))
     assert forecast == pytest.approx(native.state.numel(), rel=0.01)  # what it does not know is which types there are
+
+
+def test_fused_node_kernels_are_taken_when_the_gpu_has_enough_blocks_of_them(emulation):
+    def launched(kernel, n_atoms, **variant):
+        before = emulation.launches_of(kernel)
+        atoms = random_atoms(n_atoms, cell=np.eye(3) * 1.6 * n_atoms ** (1 / 3))
+        Native(make_model("scalars"), torch.float32, engine="emulated", **variant)(atoms)
+        return emulation.launches_of(kernel) - before
+
+    assert launched("node1", 24) == 0 and launched("node_energy", 24) == 1
+    assert launched("node1", 70) == 1  # 4 multiprocessors have two blocks of 8 atoms each
+    assert launched("node_energy", 70, fused_nodes=False) == 1
+    assert launched("node1", 24, fused_nodes=True) == 1
