@@ -50,7 +50,8 @@ def water(n_atoms: int, seed: int = 0) -> dict:
     sides.append(rest // sides[1])
     spacing = 30.0 ** (1 / 3)
     places = np.stack(np.meshgrid(*[np.arange(s) for s in sides], indexing="ij"), -1).reshape(-1, 3) * spacing
-    positions = np.concatenate([place + MOLECULE @ np.linalg.qr(rng.normal(size=(3, 3)))[0] for place in places])
+    turned = MOLECULE @ np.linalg.qr(rng.normal(size=(n, 3, 3)))[0]
+    positions = (places[:, None] + turned).reshape(-1, 3)
     return {"numbers": [8, 1, 1] * n, "positions": positions.tolist(), "cell": (spacing * np.diag(sides)).tolist()}
 
 

@@ -10,6 +10,13 @@ os.environ.setdefault("OPENMM_CPU_THREADS", "2")
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--gpu-stand-in", action="store_true",
+        help="tests marked gpu do without one: OpenMM's Reference platform and an emulated GPU take its place",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

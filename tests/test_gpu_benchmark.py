@@ -1,5 +1,6 @@
 """benchmarks/gpu.py without a GPU: its plan, engines that die, hang or are missing, and its verdict."""
 
+import ast
 import importlib
 import json
 import os
@@ -54,6 +55,18 @@ def test_every_question_has_somebody_who_answers(benchmark):
     assert named == set(engines.ENGINES)
     assert {question.worker for question in asked} <= set(plan.WORKERS)
     assert all(json.loads(json.dumps(question.wire())) == question.wire() for question in asked)
+
+
+def test_what_is_imported_late_is_there(benchmark):
+    """Most imports wait for the process that needs them, often one with a GPU."""
+    found = []
+    for path in FOLDER.glob("gpu*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mace_md"):
+                found += [(node.module, alias.name) for alias in node.names]
+    assert len(found) > 15
+    for module, name in found:
+        assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
 
 
 def test_variants_are_the_flags_of_the_kernels_the_other_way_round(benchmark):

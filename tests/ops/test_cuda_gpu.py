@@ -3,19 +3,25 @@
 import numpy as np
 import pytest
 import torch
+from gpu_stand_in import take_the_place_of_cuda
 from native import TRICLINIC, Native, make_model, needs_library, random_atoms
 
 from mace_md.ops.energy_forces import device_status, energy_forces, new_state
 
-pytestmark = [
-    needs_library,
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
-]
+pytestmark = [needs_library, pytest.mark.gpu]
+ENGINE = "cuda"
+
+
+@pytest.fixture(autouse=True)
+def _gpu(request, monkeypatch):
+    if request.config.getoption("--gpu-stand-in"):
+        take_the_place_of_cuda(monkeypatch, request.module, request.getfixturevalue("emulation"))
+    elif not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
 
 
 def make_native(kind="vectors", dtype=torch.float32):
-    return Native(make_model(kind), dtype, engine="cuda")
+    return Native(make_model(kind), dtype, engine=ENGINE)
 
 
 def capture(arguments):
