@@ -71,7 +71,7 @@ bool fuses_nodes(const Blob& blob, const Sizes& sizes, int device) {
   const int64_t kept = (blob[kChannels] + blob[kMlp]) * kFusedAtoms * blob[kPrecision] + 1024;  // m1, readout, scratch
   const int64_t most = fused_shared_bytes(blob, static_cast<int>(std::max(blob[kMaxEll], blob[kMaxL]))) + kept;
   if (blob[kFusedNodes] == 1 || most > shared_memory(device)) return false;
-  return blob[kFusedNodes] == 2 || sizes.n_slots / kFusedAtoms >= kBlocksEach * multiprocessors(device);
+  return blob[kFusedNodes] == 2 || sizes.n_atoms / kFusedAtoms >= kBlocksEach * multiprocessors(device);
 }
 
 std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels& kernels, bool fused, int device) {
