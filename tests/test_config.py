@@ -104,6 +104,7 @@ def test_hidden_alias_of_the_structure():
         (["--ensemble", "nve", "--thermostat", "bussi"], "--thermostat needs ensemble"),
         (["--ensemble", "npt", "--surface-tension", "1"], "--surface-tension needs barostat = membrane"),
         (["--barostat-interval", "5"], "--barostat-interval needs ensemble = npt"),
+        (["--tensor-cores", "on"], r"--tensor-cores needs kernels = native \(it is auto\)"),
         (["--no-minimize", "--minimize-tolerance", "5"], r"needs minimize = yes \(it is no\)"),
         (["--temprature", "300"], "unknown option '--temprature'. Did you mean '--temperature'?"),
         (["--steps", "5", "--time", "1ps"], "give --(steps|time) or --(steps|time), not both"),

@@ -176,6 +176,10 @@ class RunConfig(Settled):
     )
     threads: int | None = shared.threads()
     kernels: str = shared.kernels()
+    tensor_cores: str | None = option(
+        None, choices=("off", "on"), only_if=("kernels", ("native",)), fill="off",
+        help="products with weights on the GPU's tensor cores, as 3xTF32: float32, some thousand atoms",
+    )  # fmt: skip
     backend: str = option(
         "torchforce", choices=("torchforce", "python"), help="how OpenMM calls the model: TorchForce, or PythonForce"
     )
@@ -368,6 +372,8 @@ def _refuse_contradictions(config: RunConfig) -> None:
             "hold positions only. Add trr (binary, single precision) or extxyz (text) to --trajectory-format."
         )
     _refuse_devices(config)
+    if config.tensor_cores == "on" and config.platform not in ("auto", "CUDA"):
+        raise UsageError(f"--tensor-cores on: --platform {config.platform} has none. Take CUDA, or leave it out.")
     if config.deterministic and config.platform == "OpenCL":
         raise UsageError("--deterministic: OpenMM's OpenCL platform adds in an order that changes. Take CUDA or CPU.")
     for name in ("equilibration_steps", "temperature_from", "pressure_from") if config.stage else ():

@@ -148,6 +148,11 @@ def build(part: Part, setup: SetUp) -> Built:
     for force in _beside_the_model(config, setup):
         system.addForce(force)
     platform = _platform(config)
+    if config.tensor_cores == "on" and platform.platform.getName() != "CUDA":
+        raise InputError(
+            f"--tensor-cores on: the platform is {platform.platform.getName()} ({platform.reason}), and tensor cores "
+            "are parts of an NVIDIA GPU. Leave the option out, or see `mace-md doctor` for why CUDA is not there."
+        )
     choice = choose_graphs(
         config.cuda_graphs,
         platform=platform.platform.getName(), backend=config.backend, kernels=model.kernels, beads=config.beads,
@@ -193,7 +198,11 @@ def _dynamics(part: Part, setup: SetUp) -> Dynamics:
 
 
 def _force(config: RunConfig, setup: SetUp) -> openmm.Force:
-    chosen = {} if setup.model.is_exported else {"kernels": config.kernels, "skin": setup.model.skin}
+    tensor_cores = config.tensor_cores == "on"
+    if setup.model.is_exported:
+        chosen = {"tensor_cores": tensor_cores}
+    else:
+        chosen = {"kernels": config.kernels, "tensor_cores": tensor_cores, "skin": setup.model.skin}
     structure = setup.structure
     return make_force(
         structure.topology, setup.model.source, periodic=structure.box is not None, backend=config.backend, **chosen

@@ -48,6 +48,7 @@ def make_force(
     atoms: Sequence[int] | None = None,
     backend: str = "torchforce",
     kernels: str = "auto",
+    tensor_cores: bool = False,
     dtype: str | torch.dtype | None = None,
     head: str | None = None,
     skin: float = DEFAULT_SKIN,
@@ -65,6 +66,7 @@ def make_force(
     atoms : indices of the particles that the model acts on; all by default.
     backend : "torchforce" or "python".
     kernels : "auto", "native" or "reference", see `make_potential`.
+    tensor_cores : with native kernels on an NVIDIA GPU, products with weights in three parts of TF32 (`pack`).
     dtype : "float32" or "float64", that the model computes in; its own by default.
     skin : margin of the neighbour list, A.
     device : where the Python back end computes: "cpu", "cuda", ...; a GPU if there is one by default. A TorchForce
@@ -90,6 +92,8 @@ def make_force(
         wanted = {"head": head, "atoms": None if atoms is None else tuple(int(i) for i in atoms)}
         wanted |= {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
         wanted |= {"kernels": None if kernels == "auto" else kernels}
+        if tensor_cores:
+            raise InputError(f"{model}: tensor cores are chosen when a force is made from a model, not from this file")
         _refuse_other_options(Path(model), info, wanted)
         _refuse_other_atoms(Path(model), info, atomic_numbers, periodic)
         potential = load_potential(model)[0]
@@ -100,8 +104,9 @@ def make_force(
             particles = checked_atoms(atoms, len(atomic_numbers))
             atomic_numbers, atoms = [atomic_numbers[i] for i in particles], None
         potential, choice = make_potential(
-            model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin, kernels=kernels
-        )
+            model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin, kernels=kernels,
+            tensor_cores=tensor_cores,
+        )  # fmt: skip
     _log.info("force: %s, %s kernels (%s)", backend, choice.name, choice.reason)
     if backend == "torchforce":
         force = _torch_force(potential)

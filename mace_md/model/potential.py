@@ -139,8 +139,10 @@ class NativePotential(nn.Module):
         periodic: bool,
         atoms: Sequence[int] | None = None,
         skin: float = DEFAULT_SKIN,
+        tensor_cores: bool = False,
     ) -> None:
-        """Arguments as for `Potential`. Raises InputError, with the reason, when the kernels cannot run this model."""
+        """Arguments as for `Potential`, and for `pack`. Raises InputError, with the reason, when the kernels cannot run
+        this model."""
         super().__init__()
         load_library()
         indices = checked_atoms(atoms, len(atomic_numbers))
@@ -153,7 +155,7 @@ class NativePotential(nn.Module):
         self.n_particles = len(atomic_numbers)
         self.periodic = bool(periodic)
         self.register_buffer("types", types)
-        self.register_buffer("blob", pack(folded, dtype=model_dtype(model), skin=skin))
+        self.register_buffer("blob", pack(folded, dtype=model_dtype(model), skin=skin, tensor_cores=tensor_cores))
         self.register_buffer("state", new_state(), persistent=False)
 
     def forward(self, positions: Tensor, box: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
@@ -190,16 +192,19 @@ def make_potential(
     atoms: Sequence[int] | None = None,
     skin: float = DEFAULT_SKIN,
     kernels: str = "auto",
+    tensor_cores: bool = False,
 ) -> tuple[nn.Module, KernelChoice]:
     """A scriptable potential, and which kernels it uses. `model` is copied.
 
     kernels: "reference" (`Potential`, PyTorch, of the folded model where there is one), "native" (`NativePotential`,
     InputError when it cannot), or "auto": native where it can, on machines without a GPU. On a GPU "native" is a
     choice that the user makes, since those kernels have only run in an emulation (docs/decisions has the page). This
-    function is the only place where that is decided.
+    function is the only place where that is decided. tensor_cores: with kernels="native", see `pack`.
     """
     if kernels not in ("auto", "native", "reference"):
         raise InputError(f"kernels is 'auto', 'native' or 'reference', not {kernels!r}")
+    if tensor_cores and kernels != "native":
+        raise InputError(f"tensor cores are used by the native kernels: ask for kernels='native', not {kernels!r}")
     indices = checked_atoms(atoms, len(atomic_numbers))
     model = _for_elements(model, [atomic_numbers[i] for i in indices])
     if kernels == "auto" and torch.cuda.is_available():
@@ -208,8 +213,9 @@ def make_potential(
         choice = KernelChoice("reference", "asked for")
     else:
         try:
-            native = NativePotential(model, atomic_numbers, periodic, atoms, skin)
-            return native, KernelChoice("native", "asked for" if kernels == "native" else "they can run this model")
+            native = NativePotential(model, atomic_numbers, periodic, atoms, skin, tensor_cores)
+            reason = "asked for" if kernels == "native" else "they can run this model"
+            return native, KernelChoice("native", reason + ", on tensor cores" * tensor_cores)
         except InputError as error:
             if kernels == "native":
                 raise InputError(f"the native kernels cannot run this model: {error}") from None

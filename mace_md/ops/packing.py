@@ -69,6 +69,11 @@ def pack(
     check_shape(folded)
     if dtype not in TOLERANCE:
         raise InputError(f"the native kernels compute in float32 or float64, not in {dtype}")
+    if tensor_cores and (dtype == torch.float64 or folded.num_channels % 16 or folded.edge_channels % 16):
+        raise InputError(
+            f"tensor cores need float32 and a multiple of 16 channels; the model has {folded.num_channels} and "
+            f"{folded.edge_channels}, in {str(dtype).removeprefix('torch.')}"
+        )
     types, channels, mlp = folded.n_species, folded.num_channels, folded.v_r.shape[0]
     tables, n_knots = radial_tables(folded, dtype)
     program0, order0 = polynomial_program(folded.factors0, folded.sizes0, num_components(folded.max_ell))

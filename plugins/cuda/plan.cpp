@@ -219,6 +219,8 @@ std::shared_ptr<Plan> make_plan(const Blob& blob, const std::vector<int32_t>& ty
   plan->id = new_id();
   plan->sizes = sizes_for(blob, types, capacity);
   const bool fused = fuses_nodes(blob, plan->sizes, device);
+  if (uses_tensor_cores(blob) && !driver().emulated && architecture(device) < 80)
+    throw std::runtime_error("mace_md: this GPU has no tensor cores for TF32: pack the model without tensor_cores");
   plan->kernels = load_kernels(blob, fused, device);
   plan->launches = launches(blob, plan->sizes, *plan->kernels, fused, device);
   Arguments unused;

@@ -7,6 +7,7 @@ from ase import Atoms
 from native import BASE, KINDS, TRICLINIC, Native, instruction_sets, make_model, needs_library, random_atoms, reference
 
 from mace_md.errors import InputError
+from mace_md.model.folded import fold
 from mace_md.ops.energy_forces import energy_forces, new_state
 from mace_md.ops.packing import pack
 
@@ -281,3 +282,11 @@ def test_a_state_at_an_odd_address_is_moved():
     native.state = torch.zeros(native.state.numel() + 1, dtype=torch.uint8)[1:]
     assert native.state.data_ptr() % 64 != 0
     assert np.array_equal(native(atoms)[1], expected)
+
+
+def test_tensor_cores_need_single_precision_and_whole_tiles_of_channels():
+    for kind, dtype in (("vectors", torch.float32), ("narrow edges", torch.float32)):
+        with pytest.raises(InputError, match="multiple of 16 channels"):
+            pack(fold(make_model(kind)), dtype=dtype, skin=0.5, tensor_cores=True)
+    with pytest.raises(InputError, match="float64"):
+        pack(fold(make_model(num_channels=16)), dtype=torch.float64, skin=0.5, tensor_cores=True)
