@@ -9,11 +9,12 @@ The beads move at P times the temperature on
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import openmm
-from openmm import unit
+from openmm import app, unit
 
 from mace_md.units import BOLTZMANN_KJ_MOL_K, HBAR_KJ_MOL_PS
 
@@ -137,3 +138,21 @@ class RingPolymer:
 def is_ring_polymer(context: openmm.Context) -> bool:
     """Whether the integrator of the context moves beads."""
     return isinstance(context.getIntegrator(), openmm.RPMDIntegrator)
+
+
+def make_stepper(simulation: app.Simulation) -> Callable[[int], None]:
+    """What makes a number of steps: the integrator, called once for each step where beads have a barostat.
+
+    OpenMM (8.6 and before) asks the barostat of path integrals once in each call of `step`, whatever number of steps is
+    asked for, so that its interval would count calls.
+    """
+    integrator = simulation.integrator
+    with_barostat = any(isinstance(force, openmm.RPMDMonteCarloBarostat) for force in simulation.system.getForces())
+    if not with_barostat:
+        return integrator.step
+
+    def one_by_one(count: int) -> None:
+        for _ in range(count):
+            integrator.step(1)
+
+    return one_by_one

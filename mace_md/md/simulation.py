@@ -13,7 +13,7 @@ from openmm import app, unit
 
 from mace_md.errors import InputError, SafetyStop
 from mace_md.md.integrators import Dynamics
-from mace_md.md.rpmd import RingPolymer, is_ring_polymer
+from mace_md.md.rpmd import RingPolymer, is_ring_polymer, make_stepper
 from mace_md.units import BOLTZMANN_KJ_MOL_K, EV_PER_ANGSTROM_TO_KJ_MOL_NM
 
 log = logging.getLogger("mace_md")
@@ -326,7 +326,7 @@ class StepLoop:
     def run(self, total: int) -> str | None:
         """Step to `total`; None, or the reason for which it stopped before. Raises SafetyStop at numbers not finite."""
         context = self.simulation.context
-        advance = self.advance or self.simulation.integrator.step
+        advance = self.advance or make_stepper(self.simulation)
         step = context.getStepCount()
         chunk = 1
         while step < total:

@@ -4,8 +4,10 @@ import numpy as np
 import openmm
 import pytest
 
+from mace_md.md.barostat import make_barostat
 from mace_md.md.integrators import make_dynamics
 from mace_md.md.rpmd import RingPolymer
+from mace_md.md.simulation import StepLoop
 from mace_md.units import BOLTZMANN_KJ_MOL_K, HBAR_KJ_MOL_PS
 
 TEMPERATURE = 300.0
@@ -104,3 +106,47 @@ def test_the_ring_hamiltonian_is_conserved_without_a_thermostat():
     assert np.ptp(found) < 0.01 * start.conserved
     own = ring.integrator.getTotalEnergy().value_in_unit(openmm.unit.kilojoule_per_mole) / 6
     assert ring.estimate().conserved == pytest.approx(own, rel=1e-6)  # OpenMM's constants are those of before 2019
+
+
+def volumes_of_a_gas(events, steps=24, interval=4):
+    """Volume after `steps` steps of a gas of rings under a barostat that is due each `interval` steps."""
+    topology = openmm.app.Topology()
+    chain = topology.addChain()
+    for _ in range(NUM_ATOMS):
+        topology.addAtom("NE", openmm.app.element.neon, topology.addResidue("NE", chain))
+    system = openmm.System()
+    for _ in range(NUM_ATOMS):
+        system.addParticle(20.0)
+    system.setDefaultPeriodicBoxVectors(*(4.0 * np.eye(3)))
+    bonds = openmm.HarmonicBondForce()
+    bonds.setUsesPeriodicBoundaryConditions(True)
+    system.addForce(bonds)
+    pressure = NUM_ATOMS * KT / 4.0**3 / 0.0602214076  # bar
+    system.addForce(
+        make_barostat("isotropic", pressure=pressure, temperature=TEMPERATURE, interval=interval,
+                      rigid_molecules=True, seed=5, beads=2)
+    )  # fmt: skip
+    dynamics = make_dynamics(
+        np.full(NUM_ATOMS, 20.0), ensemble="npt", thermostat="langevin", temperature=TEMPERATURE, friction=5.0,
+        timestep=1.0, seed=3, periodic=True, beads=2,
+    )  # fmt: skip
+    simulation = openmm.app.Simulation(
+        topology, system, dynamics.integrator, openmm.Platform.getPlatformByName("Reference")
+    )
+    RingPolymer(simulation.context).collapse(np.random.default_rng(1).random((NUM_ATOMS, 3)), seed=4)
+    found = []
+
+    def look(_):
+        found.append(simulation.context.getState().getPeriodicBoxVolume()._value)
+
+    StepLoop(simulation, [(every, look) for every in events]).run(steps)
+    look(steps)
+    return found
+
+
+def test_the_interval_of_the_barostat_counts_steps():
+    """OpenMM counts the calls of `step`: the volume then depended on how often something was written."""
+    each = volumes_of_a_gas([1])
+    changed = np.flatnonzero(np.diff(each)) + 1  # moves of 1 % of the volume of a gas are accepted nearly always
+    assert len(changed) >= 4 and len(set(changed % 4)) == 1
+    assert volumes_of_a_gas([])[-1] == volumes_of_a_gas([7])[-1] == each[-1]
