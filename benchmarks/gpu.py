@@ -34,6 +34,7 @@ from gpu_workers import Worker, Workers, last_line  # noqa: E402
 TINY = {"tiny": {"channels": 8, "max_L": 0, "r_max": 4.5}}
 ORDER = ["off medium", "mp-0 medium", "off small"]
 TESTS_S = 180.0
+TOGETHER = [("tensor_cores", "fused_nodes"), ("tensor_cores", "fused_nodes", "fast_sums")]  # flags
 STATE = ["name", "driver_version", "compute_cap", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem",
          "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active"]  # fmt: skip
 
@@ -139,13 +140,14 @@ if not ctypes.CDLL(str(LIBRARY)).mace_md_compile_kernels(*arguments, message, ct
 
 
 def variants_of_pack() -> list[dict[str, bool]]:
-    """Every flag of the CUDA kernels, the other way round than usual."""
+    """Every flag of the CUDA kernels, the other way round than usual (both, where that depends); and TOGETHER."""
     import inspect
 
     from mace_md.ops.packing import CUDA_FLAGS, pack
 
-    usual = inspect.signature(pack).parameters
-    return [{flag: not usual[flag].default} for flag in CUDA_FLAGS if isinstance(usual[flag].default, bool)]
+    usual = {flag: inspect.signature(pack).parameters[flag].default for flag in CUDA_FLAGS}
+    alone = [{flag: value} for flag in CUDA_FLAGS for value in (True, False) if value is not usual[flag]]
+    return alone + [dict.fromkeys(flags, True) for flags in TOGETHER if set(flags) <= set(CUDA_FLAGS)]
 
 
 def compile_kernels(files: dict[str, str], variants: list[dict], architecture: int, limit: float) -> dict[str, str]:
