@@ -169,6 +169,21 @@ def assemble(header: dict, numbers: dict, sections: dict, dtype: torch.dtype) ->
     return torch.from_numpy(data.copy())
 
 
+def header_of(blob: Tensor) -> dict[str, int]:
+    """The integers of a packed model: its shape, and the variant of the kernels for GPUs."""
+    ints = blob[: 8 * HEADER_INTS].cpu().clone().view(torch.int64).tolist()
+    return dict(zip(INTS, ints, strict=False)) | dict(zip(CUDA_FLAGS, ints[-len(CUDA_FLAGS) :], strict=True))
+
+
+def with_flags(blob: Tensor, **flags: bool) -> Tensor:
+    """A copy of a packed model with other variants of the kernels for GPUs (`pack`)."""
+    copy = blob.clone()
+    ints = copy[: 8 * HEADER_INTS].view(torch.int64)
+    for name, value in flags.items():
+        ints[CUDA_FLAGS.index(name) - len(CUDA_FLAGS)] = FUSED_NODES[value] if name == "fused_nodes" else int(value)
+    return copy
+
+
 # --- radial tables ---------------------------------------------------------------------------------------------------
 
 
