@@ -258,21 +258,6 @@ def warm_up(simulation: app.Simulation) -> None:
         simulation.context.getState(energy=True, forces=True)
 
 
-def forget_neighbours(simulation: app.Simulation, skin: float) -> None:
-    """Make the force build its neighbour list anew at the present positions, by moving one atom away and back.
-
-    After a restart the list is new; without this it would be old in a run that was not interrupted, and sums over
-    neighbours in another order differ in their last digit. skin: of the list, nm.
-    """
-    context = simulation.context
-    positions = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    moved = np.array(positions)
-    moved[0] += 2 * skin
-    context.setPositions(moved)
-    context.getState(energy=True)
-    context.setPositions(positions)
-
-
 def temperature_of(kinetic_energy: float, num_dof: int) -> float:
     """Kinetic temperature (K) of `kinetic_energy` (kJ/mol)."""
     return 2 * kinetic_energy / (num_dof * BOLTZMANN_KJ_MOL_K) if num_dof else 0.0
