@@ -223,7 +223,10 @@ MISTAKES = {
     "unknown option": (["--temprature", "300"], None, 2, "--temperature"),
     "npt without box": (["--ensemble", "npt", "--periodic", "no"], None, 1, "npt needs a periodic box"),
     "tensor cores of a CPU": (
-        ["--kernels", "native", "--tensor-cores", "on", "--platform", "CPU"], None, 2, "--platform CPU has none"
+        ["--kernels", "native", "--tensor-cores", "on", "--platform", "CPU"],
+        None,
+        2,
+        "--platform CPU has none",
     ),
     "platform": (["--platform", "HIP"], None, 1, "--platform HIP: this OpenMM has Reference, CPU"),
     "output is a file": (["--output", "water.pdb"], None, 1, "is a file, and the output has to be a folder"),

@@ -9,12 +9,17 @@ the few steps from there again, writes nothing, and then has the list of the run
 On a GPU, and in PyTorch, the order of neighbours does not depend on when the list was built, and nothing is needed.
 """
 
+import logging
+
 import openmm
 from openmm import app
 
 from mace_md.config import RunConfig
+from mace_md.errors import InputError
 from mace_md.md.files.restart import Anchor
 from mace_md.ops.energy_forces import forget_lists
+
+log = logging.getLogger("mace_md")
 
 # Steps. A build costs a third of an evaluation of the smallest model (32 channels), 2 % of one of 128: below 0.7 % of
 # the time. Up to as many steps are repeated by a restart.
@@ -81,8 +86,12 @@ class Anchors:
 
 
 def anchors_for(config: RunConfig, simulation: app.Simulation, kernels: str) -> Anchors | None:
-    """The anchors of a run, where its kernels need them. Raises InputError for kernels of older sources."""
+    """The anchors of a run, where its kernels need them; None, with a warning, where these are too old for that."""
     if kernels != "native" or simulation.context.getPlatform().getName() in GPU_PLATFORMS_OF_TORCH:
         return None
-    forget_lists()
+    try:
+        forget_lists()
+    except InputError as error:
+        log.warning("warning: %s. Until then the last digits after a restart differ.", error)
+        return None
     return Anchors(simulation, between_checkpoints=config.ensemble != "npt" and config.beads == 1)

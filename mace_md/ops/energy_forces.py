@@ -58,7 +58,7 @@ def forget_lists() -> None:
     except AttributeError:
         raise InputError(
             "the native kernels were built from older sources: build them again with `pip install --force-reinstall "
-            "--no-deps` on the package (or python setup.py build_ext --inplace), or use kernels='reference'"
+            "--no-deps` on the package, or use kernels='reference'"
         ) from None
 
 

@@ -37,10 +37,10 @@ def run(tmp_path, tiny_model, threads):
 
     def config(name, steps, restart=False, **options):
         defaults = {
-            "ensemble": "nvt", "temperature": 600.0, "timestep": 0.5, "report_interval": 3, "trajectory_interval": 7, "seed": 5,
-            "checkpoint_interval": 50, "minimize": False, "check": "skip", "platform": "Reference", "threads": 1,
-            "closest_contact": 0, "max_force": 1e6, "max_temperature": 1e6, "bond_break": "ignore", "quiet": True,
-            "kernels": "native", "trajectory_format": ("dcd", "extxyz"),
+            "ensemble": "nvt", "temperature": 600.0, "timestep": 0.5, "report_interval": 3, "trajectory_interval": 7,
+            "checkpoint_interval": 50, "seed": 5, "minimize": False, "check": "skip", "platform": "Reference",
+            "threads": 1, "closest_contact": 0, "max_force": 1e6, "max_temperature": 1e6, "bond_break": "ignore",
+            "quiet": True, "kernels": "native", "trajectory_format": ("dcd", "extxyz"),
         }  # fmt: skip
         return RunConfig(
             structure=water, model=str(tiny_model), output=tmp_path / name, steps=steps, restart=restart,
