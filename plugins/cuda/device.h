@@ -38,9 +38,11 @@
   static MACE_MD_INLINE void name##_body(const Arguments& s)
 #endif
 
-// A kernel, and one that does nothing when the memory that it got is not the state that the arguments describe.
-#define MACE_MD_ANY_KERNEL(name, threads) MACE_MD_ENTRY(name, (threads), true)
-#define MACE_MD_KERNEL(name, threads) MACE_MD_ENTRY(name, (threads), is_own_state(s))
+// A kernel, and one that does nothing when the memory that it got is not the state that the arguments describe. After
+// the name: most threads of a block, and how many blocks should have registers at the same time, where the compiler's own
+// choice is poor.
+#define MACE_MD_ANY_KERNEL(name, ...) MACE_MD_ENTRY(name, (__VA_ARGS__), true)
+#define MACE_MD_KERNEL(name, ...) MACE_MD_ENTRY(name, (__VA_ARGS__), is_own_state(s))
 // One that uses so few registers that a multiprocessor can have two blocks (in float32; in float64 it needs them).
 #define MACE_MD_KERNEL_OF_TWO(name, threads) MACE_MD_ENTRY(name, (threads, sizeof(Real) == 4 ? 2 : 1), is_own_state(s))
 

@@ -178,7 +178,7 @@ static MACE_MD_INLINE void prepare_atom(const Arguments& s, int i, EdgeScratch& 
 }
 
 // A warp an atom.
-MACE_MD_KERNEL(make_edges, 256) {
+MACE_MD_KERNEL(make_edges, 256, 3) {
   __shared__ EdgeScratch scratch[256 / kWarp];
   const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
   if (i < s.n_atoms) prepare_atom(s, i, scratch[threadIdx.x / kWarp]);

@@ -182,7 +182,8 @@ void launch(const Plan& plan, const Call& call, const Results& results, const Se
   a.forces = results.forces.data();
   a.virial = results.virial.data_as<double>();
   static_assert(offsetof(DeviceHeader, moved2) == offsetof(DeviceHeader, step_status) + 8);
-  d.check(d.fill(address(&a.header->step_status), 0, 16, session.stream()), "clearing the status");
+  if (!plan.sizes.small)  // else the first kernel does it
+    d.check(d.fill(address(&a.header->step_status), 0, 16, session.stream()), "clearing the status");
   void* parameters[1] = {&a};
   for (const Launch& l : plan.launches)
     d.check(d.launch(l.function, l.grid[0], l.grid[1], l.grid[2], l.block, 1, 1, l.shared, session.stream(), parameters,

@@ -15,8 +15,11 @@ R_MAX = BASE["r_max"]
 OVERFLOW = next(bit for bit, text in PROBLEMS.items() if "outgrew" in text)
 
 
-def make_native(kind="vectors", dtype=torch.float64):
-    return Native(make_model(kind), dtype, engine="emulated")
+either_size = pytest.mark.parametrize("small_system", [1024, 0], ids=["small", "large"])  # has kernels of its own
+
+
+def make_native(kind="vectors", dtype=torch.float64, **variant):
+    return Native(make_model(kind), dtype, engine="emulated", **variant)
 
 
 def test_forces_and_virial_are_finite_differences(emulation):
@@ -55,8 +58,10 @@ def test_the_first_call_cannot_be_captured(emulation):
         native(random_atoms())
 
 
-def test_a_list_that_outgrows_its_room_is_loud_in_a_graph_and_grows_outside(emulation):
-    native, wide = make_native("scalars"), random_atoms(8, cell=np.eye(3) * 6.0, spacing=1.8)
+@either_size
+def test_a_list_that_outgrows_its_room_is_loud_in_a_graph_and_grows_outside(emulation, small_system):
+    native = make_native("scalars", small_system=small_system)
+    wide = random_atoms(8, cell=np.eye(3) * 6.0, spacing=1.8)
     dense = wide.copy()
     dense.set_cell(np.eye(3) * 2.0, scale_atoms=True)
     native(wide)
@@ -77,9 +82,10 @@ def test_a_list_that_outgrows_its_room_is_loud_in_a_graph_and_grows_outside(emul
     assert native.status().capacity >= native.status().n_candidates > capacity
 
 
-def test_a_graph_follows_atoms_and_box_with_rebuilds_on_the_device(emulation):
+@either_size
+def test_a_graph_follows_atoms_and_box_with_rebuilds_on_the_device(emulation, small_system):
     rng = np.random.default_rng(0)
-    native, atoms = make_native("scalars"), random_atoms(cell=TRICLINIC)
+    native, atoms = make_native("scalars", small_system=small_system), random_atoms(cell=TRICLINIC)
     native(atoms)
     emulation.capturing = True
     for step in range(12):
@@ -93,6 +99,24 @@ def test_a_graph_follows_atoms_and_box_with_rebuilds_on_the_device(emulation):
         assert np.abs(forces - expected[1]).max() < 1e-8
     emulation.capturing = False
     assert 1 < native.status().n_builds < 12
+
+
+@pytest.mark.parametrize(
+    ("n_atoms", "cell"), [(24, np.eye(3) * 6.2), (12, TRICLINIC), (33, None)], ids=["box of water", "triclinic", "free"]
+)
+def test_few_atoms_take_fewer_launches_for_the_same_results(emulation, n_atoms, cell):
+    atoms, launches = random_atoms(n_atoms, cell=cell), {}
+    for most in (n_atoms, n_atoms - 1):
+        native = make_native("density", small_system=most)
+        expected = reference(native.folded, atoms, R_MAX)
+        energy, forces, virial = native(atoms)
+        assert energy == pytest.approx(expected[0], abs=1e-9)
+        assert np.abs(forces - expected[1]).max() < 1e-8
+        assert np.abs(virial - expected[2]).max() < 1e-7
+        before = emulation.counts["launches"]
+        native(atoms)
+        launches[most] = emulation.counts["launches"] - before
+    assert launches[n_atoms] == launches[n_atoms - 1] - 5
 
 
 def test_tables_go_into_shared_memory_where_they_fit(emulation):
@@ -117,8 +141,9 @@ def test_results_do_not_depend_on_the_order_of_threads(emulation, kind, flags, m
         assert np.array_equal(found[1], first[1]) and np.array_equal(found[2], first[2])
 
 
-def test_what_is_not_finite_is_refused_and_forgotten(emulation):
-    native, atoms = make_native("scalars"), random_atoms(cell=TRICLINIC)
+@either_size
+def test_what_is_not_finite_is_refused_and_forgotten(emulation, small_system):
+    native, atoms = make_native("scalars", small_system=small_system), random_atoms(cell=TRICLINIC)
     expected = native(atoms)
     broken = atoms.copy()
     broken.positions[2, 1] = np.nan
@@ -144,8 +169,9 @@ def test_copies_of_a_state_are_states_of_their_own(emulation):
         assert copied(moved)[0] == pytest.approx(there[0], abs=1e-11)
 
 
-def test_states_that_only_look_right_are_made_again(emulation):
-    native, atoms = make_native("scalars"), random_atoms(cell=TRICLINIC)
+@either_size
+def test_states_that_only_look_right_are_made_again(emulation, small_system):
+    native, atoms = make_native("scalars", small_system=small_system), random_atoms(cell=TRICLINIC)
     expected = native(atoms)[0]
     native.state = torch.full_like(native.state, 17)  # the size of a known state, and something else inside
     assert native(atoms)[0] == pytest.approx(expected, abs=1e-11)
