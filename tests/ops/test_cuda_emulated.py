@@ -102,12 +102,14 @@ def test_a_graph_follows_atoms_and_box_with_rebuilds_on_the_device(emulation, sm
 
 
 @pytest.mark.parametrize(
-    ("n_atoms", "cell"), [(24, np.eye(3) * 6.2), (12, TRICLINIC), (33, None)], ids=["box of water", "triclinic", "free"]
+    ("kind", "n_atoms", "cell"),
+    [("scalars", 24, np.eye(3) * 6.2), ("density", 12, TRICLINIC), ("scalars", 33, None)],
+    ids=["box of water", "triclinic", "free"],
 )
-def test_few_atoms_take_fewer_launches_for_the_same_results(emulation, n_atoms, cell):
+def test_few_atoms_take_fewer_launches_for_the_same_results(emulation, kind, n_atoms, cell):
     atoms, launches = random_atoms(n_atoms, cell=cell), {}
     for most in (n_atoms, n_atoms - 1):
-        native = make_native("density", small_system=most)
+        native = make_native(kind, small_system=most)
         expected = reference(native.folded, atoms, R_MAX)
         energy, forces, virial = native(atoms)
         assert energy == pytest.approx(expected[0], abs=1e-9)
