@@ -75,7 +75,9 @@ def packed(folded, dtype, skin, instruction_set, **variant):
     key = (weights, folded.r_max, folded.gate, dtype, skin, instruction_set)
     if key not in _packed:
         _packed[key] = pack(folded, dtype=dtype, skin=skin, instruction_set=instruction_set)
-    flags = tuple((name, FUSED_NODES[value] if name == "fused_nodes" else int(value)) for name, value in variant.items())
+    flags = tuple(
+        (name, FUSED_NODES[value] if name == "fused_nodes" else int(value)) for name, value in variant.items()
+    )
     if (key, flags) not in _packed:
         blob = _packed[(key, flags)] = _packed[key].clone()
         for name, value in flags:
