@@ -39,7 +39,7 @@ def blob(kind, dtype, variant=None, **changes):
 
 def test_flags_of_pack_are_those_that_the_tests_set():
     flags = {"small_system": 7, "tensor_cores": True, "fused_nodes": False, "shared_tables": True, "fast_sums": True}
-    model = fold(make_model("scalars"))
+    model = fold(make_model("scalars", num_channels=16))
     found = pack(model, dtype=torch.float32, skin=0.5, **flags).view(torch.int64)
     expected = packed(model, torch.float32, 0.5, "auto", **flags).view(torch.int64)
     found[INTS.index("fingerprint")] = expected[INTS.index("fingerprint")]
