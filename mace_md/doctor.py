@@ -278,7 +278,11 @@ reason = " ".join(str(said[-1].message).split())[:200] if said else ""
 print(json.dumps([torch.version.cuda, [f"{n} ({c})" for n, c in zip(names, capabilities)], reason]))
 """
 
-KERNELS_PROBE = "from mace_md.ops.energy_forces import load_library; print('built, running on ' + load_library())"
+KERNELS_PROBE = """
+from mace_md.ops.energy_forces import forget_lists, load_library
+forget_lists()  # says so when the library is older than the package
+print("built, running on " + load_library())
+"""
 
 
 # A small model with random weights, on eight atoms; compiling its kernels takes some seconds, once.

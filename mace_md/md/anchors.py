@@ -17,6 +17,7 @@ from openmm import app
 from mace_md.config import RunConfig
 from mace_md.errors import InputError
 from mace_md.md.files.restart import Anchor
+from mace_md.md.rpmd import make_stepper
 from mace_md.ops.energy_forces import forget_lists
 
 log = logging.getLogger("mace_md")
@@ -38,7 +39,7 @@ class Anchors:
     def __init__(self, simulation: app.Simulation, between_checkpoints: bool = True) -> None:
         self.last: Anchor | None = None
         self.between_checkpoints = between_checkpoints
-        self._simulation = simulation
+        self._simulation, self._step = simulation, make_stepper(simulation)
         # A custom integrator keeps the forces from the end of a step for the next one; the others evaluate at its
         # beginning. The list has to be that of the positions of the anchor in both.
         self._at_the_end = isinstance(simulation.integrator, openmm.CustomIntegrator)
@@ -76,13 +77,12 @@ class Anchors:
 
     def advance(self, count: int) -> None:
         """Make steps; where the integrator ends with an evaluation, an anchor's is the one that builds the list."""
-        integrator = self._simulation.integrator
         if self._at_the_end and (self._simulation.context.getStepCount() + count) % INTERVAL == 0:
             if count > 1:
-                integrator.step(count - 1)
+                self._step(count - 1)
             forget_lists()
             count = 1
-        integrator.step(count)
+        self._step(count)
 
 
 def anchors_for(config: RunConfig, simulation: app.Simulation, kernels: str) -> Anchors | None:
