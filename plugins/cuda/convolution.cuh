@@ -33,18 +33,24 @@ constexpr int kSums = kA;   // of an edge: dE/dr in the place of dE/dY_00, which
 constexpr int kChunk = 16;  // edges in shared memory at a time
 
 // One thread a channel; a block of a small system can have several such teams, up to so many threads.
-template <int THREADS, bool SMALL>
+template <int THREADS>
 struct Team {
-  static constexpr int kThreads = THREADS;
-  static constexpr int kWide = sizeof(Real) == 4 ? 512 : 256, kMost = SMALL && kWide > THREADS ? kWide : THREADS;
-  static MACE_MD_INLINE int count() { return SMALL ? blockDim.x / THREADS : 1; }
-  static MACE_MD_INLINE int index() { return SMALL ? threadIdx.x / THREADS : 0; }
-  static MACE_MD_INLINE int thread() { return SMALL ? threadIdx.x % THREADS : threadIdx.x; }
+  static constexpr bool kMany = MACE_MD_SMALL;
+  static constexpr int kThreads = THREADS, kWide = sizeof(Real) == 4 ? 512 : 256;
+  static constexpr int kMost = kMany && kWide > THREADS ? kWide : THREADS;
+  static MACE_MD_INLINE int count() { return kMany ? blockDim.x / THREADS : 1; }
+  static MACE_MD_INLINE int index() { return kMany ? threadIdx.x / THREADS : 0; }
+  static MACE_MD_INLINE int thread() { return kMany ? threadIdx.x % THREADS : threadIdx.x; }
 };
-template <bool SMALL>
-using TeamA = Team<kThreadsA, SMALL>;
-template <bool SMALL>
-using TeamH = Team<kThreadsH, SMALL>;
+using TeamA = Team<kThreadsA>;
+using TeamH = Team<kThreadsH>;
+
+// Most threads of a block and, where many teams want it, all registers for one block.
+#if MACE_MD_SMALL
+#define MACE_MD_TEAM_KERNEL(name, T) MACE_MD_KERNEL(name, T::kMost, 1)
+#else
+#define MACE_MD_TEAM_KERNEL(name, T) MACE_MD_KERNEL(name, T::kMost)
+#endif
 
 // The value of a radial function; c: its first row at this channel, STRIDE from row to row.
 template <int STRIDE>
@@ -134,7 +140,7 @@ constexpr int kExchange = 8;  // numbers a thread that teams add at once
 template <class T>
 struct ForwardChunk {
   Edge edges[kChunk];
-  Real exchange[T::kMost > T::kThreads ? kExchange : 1][T::kThreads];
+  Real exchange[T::kMany ? kExchange : 1][T::kThreads];
 };
 
 // Adds N numbers of the threads of a channel in every team, in order, to those of the first team.
@@ -176,9 +182,8 @@ static MACE_MD_INLINE void combine_warps(const ReverseChunk<T>& chunk, int n, Re
 
 // ---- layer 1: A0[lm] = sum_j R_l Y_lm
 
-template <bool SMALL>
 static MACE_MD_INLINE void conv1_forward_of(const Arguments& s, int i) {
-  using T = TeamA<SMALL>;
+  using T = TeamA;
   __shared__ ForwardChunk<T> chunk;
   const int c = T::thread() < C ? T::thread() : 0;
   Real a[kA] = {};
@@ -201,9 +206,8 @@ static MACE_MD_INLINE void conv1_forward_of(const Arguments& s, int i) {
   for (int m = 0; m < kA; ++m) s.a0[(static_cast<long long>(i) * kA + m) * C + c] = a[m] * scale;
 }
 
-template <bool SMALL>
 static MACE_MD_INLINE void conv1_reverse_of(const Arguments& s, int i) {
-  using T = TeamA<SMALL>;
+  using T = TeamA;
   __shared__ ReverseChunk<T> chunk;
   const bool active = T::thread() < C;
   const int c = active ? T::thread() : 0;
@@ -234,17 +238,19 @@ static MACE_MD_INLINE void conv1_reverse_of(const Arguments& s, int i) {
       [&](int first, int size) { combine_warps(chunk, size, out + first * kSums); });
 }
 
-MACE_MD_KERNEL(conv1_forward, kThreadsA) { conv1_forward_of<false>(s, blockIdx.x); }
-
-MACE_MD_KERNEL(conv1_reverse, kThreadsA) { conv1_reverse_of<false>(s, blockIdx.x); }
-
-// For a small system: the edges of the atom too, by the first warp.
-MACE_MD_KERNEL(edges_conv1_forward, TeamA<true>::kMost, 1) {
+#if MACE_MD_SMALL
+// The edges of the atom too, by the first warp.
+MACE_MD_TEAM_KERNEL(edges_conv1_forward, TeamA) {
   __shared__ EdgeScratch scratch;
   if (threadIdx.x < kWarp) prepare_atom(s, blockIdx.x, scratch);
   __syncthreads();
-  conv1_forward_of<true>(s, blockIdx.x);
+  conv1_forward_of(s, blockIdx.x);
 }
+#else
+MACE_MD_TEAM_KERNEL(conv1_forward, TeamA) { conv1_forward_of(s, blockIdx.x); }
+
+MACE_MD_TEAM_KERNEL(conv1_reverse, TeamA) { conv1_reverse_of(s, blockIdx.x); }
+#endif
 
 // ---- layer 2: rows[path, m1, m2] = sum_j R_path Y_l1m1 H_l2m2
 
@@ -491,22 +497,15 @@ static MACE_MD_INLINE void in_group(int group, Body&& body) {
   }
 }
 
-template <bool SMALL>
-static MACE_MD_INLINE void conv2_forward_of(const Arguments& s) {
-  __shared__ ForwardChunk<TeamH<SMALL>> chunk;
+MACE_MD_TEAM_KERNEL(conv2_forward, TeamH) {
+  __shared__ ForwardChunk<TeamH> chunk;
   in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::forward(s, blockIdx.x, chunk); });
 }
 
-template <bool SMALL>
-static MACE_MD_INLINE void conv2_reverse_of(const Arguments& s) {
-  __shared__ ReverseChunk<TeamH<SMALL>> chunk;
+MACE_MD_TEAM_KERNEL(conv2_reverse, TeamH) {
+  __shared__ ReverseChunk<TeamH> chunk;
   in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::reverse(s, blockIdx.y, blockIdx.x, chunk); });
 }
-
-MACE_MD_KERNEL(conv2_forward, kThreadsH) { conv2_forward_of<false>(s); }
-MACE_MD_KERNEL(conv2_reverse, kThreadsH) { conv2_reverse_of<false>(s); }
-MACE_MD_KERNEL(conv2_forward_small, TeamH<true>::kMost, 1) { conv2_forward_of<true>(s); }
-MACE_MD_KERNEL(conv2_reverse_small, TeamH<true>::kMost, 1) { conv2_reverse_of<true>(s); }
 
 #if MACE_MD_SHARED_TABLES
 // Blocks that stay: each has one group of paths and every gridDim.x-th set of receivers.

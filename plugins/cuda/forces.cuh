@@ -105,8 +105,22 @@ static MACE_MD_INLINE bool is_last_block(const Arguments& s) {
   return last;
 }
 
-// ---- kernels
-
+#if MACE_MD_SMALL
+// Everything after the adjoint of A0: a block is an atom, and the last one to end has the results.
+MACE_MD_ANY_KERNEL(conv1_reverse_results, TeamA::kMost, 1) {
+  if (is_own_state(s)) {
+    conv1_reverse_of(s, blockIdx.x);
+    __syncthreads();
+    if (threadIdx.x < kWarp) add_edges(s, blockIdx.x);
+    if (!is_last_block(s)) return;
+  } else if (blockIdx.x > 0) {
+    return;
+  }
+  sum_atoms(s);
+  __syncthreads();
+  for (int particle = threadIdx.x; particle < s.n_particles; particle += blockDim.x) write_force(s, particle);
+}
+#else
 // A warp an atom.
 MACE_MD_KERNEL(edge_forces, 256) {
   const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
@@ -120,21 +134,7 @@ MACE_MD_ANY_KERNEL(write_forces, 256) {
   const int particle = blockIdx.x * blockDim.x + threadIdx.x;
   if (particle < s.n_particles) write_force(s, particle);
 }
-
-// For a small system, everything after the adjoint of A0: a block is an atom, and the last one to end has the results.
-MACE_MD_ANY_KERNEL(conv1_reverse_results, TeamA<true>::kMost, 1) {
-  if (is_own_state(s)) {
-    conv1_reverse_of<true>(s, blockIdx.x);
-    __syncthreads();
-    if (threadIdx.x < kWarp) add_edges(s, blockIdx.x);
-    if (!is_last_block(s)) return;
-  } else if (blockIdx.x > 0) {
-    return;
-  }
-  sum_atoms(s);
-  __syncthreads();
-  for (int particle = threadIdx.x; particle < s.n_particles; particle += blockDim.x) write_force(s, particle);
-}
+#endif
 
 }  // namespace MACE_MD_TARGET
 }  // namespace mace_md

@@ -23,11 +23,11 @@ constexpr int kLinearColumns = 64;
 int64_t over(int64_t n, int64_t per) { return (n + per - 1) / per; }
 int whole_warps(int64_t channels) { return static_cast<int>(over(channels, kWarp) * kWarp); }
 
-std::shared_ptr<const Kernels> load_kernels(const Blob& blob, bool fused, int device) {
+std::shared_ptr<const Kernels> load_kernels(const Blob& blob, bool fused, bool small, int device) {
   static std::mutex mutex;
   using Key = std::tuple<const Driver*, int, std::string>;
   static std::map<Key, std::shared_ptr<const Kernels>> loaded;  // for the life of the process
-  const Program program = make_program(blob, fused);
+  const Program program = make_program(blob, fused, small);
   std::string key = program.main;
   for (const SourceFile& file : program.headers) key += file.text;
   std::lock_guard<std::mutex> guard(mutex);
@@ -101,14 +101,14 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   const int64_t h_teams = h_threads * teams(sizes, h_threads, groups, blob[kPrecision]);
   Launches step(kernels, device);
   const bool shared_tables = blob[kSharedTables] != 0 && step.fits(table);
-  auto convolve = [&](const char* name, const char* small_name, const char* shared_name) {
+  auto convolve = [&](const char* name, const char* shared_name) {
     if (shared_tables)  // blocks that stay
       step.add(shared_name, kSharedTableThreads, std::max<int64_t>(1, multiprocessors(device) / groups), groups, 1, table);
     else
-      step.add(sizes.small ? small_name : name, h_teams, n, groups);
+      step.add(name, h_teams, n, groups);
   };
   if (sizes.small) {
-    step.add("update_small_list", kOneBlock, 1);
+    step.add("update_list", kOneBlock, 1);
     step.add("edges_conv1_forward", a_teams, n);
   } else {
     step.add("follow_positions", kWideBlock, over(sizes.n_particles, kWideBlock));
@@ -122,7 +122,7 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
     step.add("contract0", a_threads, pairs);
     step.add("linear_h", kLinearBlock, tiles, h, h_columns);
   }
-  convolve("conv2_forward", "conv2_forward_small", "conv2_forward_shared");
+  convolve("conv2_forward", "conv2_forward_shared");
   if (fused) {
     step.add("node1", kFusedThreads, eights, 1, 1, a_bytes);
   } else {
@@ -130,7 +130,7 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
     step.add("node_energy", a_threads, pairs);
     step.add("mix_reverse", kLinearBlock, tiles, a, phi_columns);
   }
-  convolve("conv2_reverse", "conv2_reverse_small", "conv2_reverse_shared");
+  convolve("conv2_reverse", "conv2_reverse_shared");
   if (fused) {
     step.add("node0_reverse", kFusedThreads, eights, 1, 1, h_bytes);
   } else {
@@ -245,7 +245,7 @@ std::shared_ptr<Plan> make_plan(const Blob& blob, const std::vector<int32_t>& ty
   const bool fused = fuses_nodes(blob, plan->sizes, device);
   if (uses_tensor_cores(blob) && !driver().emulated && architecture(device) < 80)
     throw std::runtime_error("mace_md: this GPU has no tensor cores for TF32: pack the model without tensor_cores");
-  plan->kernels = load_kernels(blob, fused, device);
+  plan->kernels = load_kernels(blob, fused, plan->sizes.small, device);
   plan->launches = launches(blob, plan->sizes, *plan->kernels, fused, device);
   Arguments unused;
   plan->bytes = place_arrays(blob, plan->sizes, nullptr, unused, &plan->persistent_bytes);
