@@ -243,7 +243,7 @@ def cuda_finding(
     """
     built = f"torch is built for CUDA {torch_cuda}" if torch_cuda else "torch is built without CUDA"
     extra = f"cuda{(torch_cuda or '13').partition('.')[0]}"
-    mend = f"pip install 'mace-md[{extra}]', and no other of cpu, cuda12, cuda13"
+    mend = f"pip install -e '.[{extra}]', and no other of cpu, cuda12, cuda13"
     has = wheel is not None or "CUDA" in platforms
     plug_in = f"OpenMM's CUDA plug-in is {'installed' if has else 'not installed'}{f' ({wheel})' if wheel else ''}"
     if not gpus:
