@@ -136,6 +136,9 @@ class Run:
         log.info("restart from %s at step %d: %s", checkpoint.path, checkpoint.step, how)
         if self.config.ensemble == "npt":
             log.info("note: OpenMM's barostat draws new random numbers after a restart; the ensemble is the same")
+        between = checkpoint.step % self.config.checkpoint_interval != 0
+        if self.dynamics.beads > 1 and self.anchors is not None and between:
+            log.info("note: from a checkpoint between two --checkpoint-interval, a path integral differs in rounding")
         if checkpoint.phase == "minimize":
             self._minimize()
             self._draw_velocities()
@@ -168,7 +171,10 @@ class Run:
         except SafetyStop:
             return None
         if self.simulation.context.createCheckpoint() != checkpoint.binary:
-            log.info("note: the steps after step %d do not repeat here to the last bit", anchor.step)
+            log.info(
+                "note: the steps after step %d do not repeat here to the last bit (another processor, or number of "
+                "threads): the run goes on from the state of the checkpoint, and differs in rounding", anchor.step,
+            )  # fmt: skip
             return None
         return f"exact, random numbers included ({checkpoint.step - anchor.step} steps repeated)"
 

@@ -162,5 +162,20 @@ def test_a_run_that_is_continued_is_the_run_that_was_not(tmp_path, tiny_model, k
         assert np.array_equal(parts, whole)
 
 
+def test_runs_share_the_gpus_and_are_those_of_single_commands(tmp_path, tiny_model):
+    """Two at a time on every GPU there is (two of them at most), against one after the other on the first."""
+    structure = water_pdb(tmp_path / "water.pdb")
+    gpus = tuple(range(min(torch.cuda.device_count(), 2))) if PLATFORM == "CUDA" else None
+    common = {
+        "structure": structure, "model": str(tiny_model), "platform": PLATFORM, "seeds": (1, 2, 3), "steps": 20,
+        "timestep": 0.2, "deterministic": True, "quiet": True,
+    }  # fmt: skip
+    assert run.main(RunConfig(output=tmp_path / "turn", **common)) == 0
+    assert run.main(RunConfig(output=tmp_path / "once", device_index=gpus, processes=2, **common)) == 0
+    for seed in (1, 2, 3):
+        one, two = (tmp_path / name / f"seed{seed}" / "trajectory.dcd" for name in ("turn", "once"))
+        assert one.read_bytes() == two.read_bytes()
+
+
 def test_doctor_finds_nothing_broken():
     assert doctor.main(DoctorConfig()) == 0
