@@ -23,10 +23,10 @@ from mace_md.md.numerics import precision_notes, precision_of, repeatable
 from mace_md.md.production import Run
 from mace_md.md.replicas import replicas_of, run_each
 from mace_md.md.restraints import MODEL_GROUP
-from mace_md.md.simulation import numbers_stay_finite, warm_up
+from mace_md.md.simulation import warm_up
 from mace_md.md.stages import Carried, Part, identity_of
 from mace_md.md.watch import selfcheck
-from mace_md.md.watch.faults import faults_explained
+from mace_md.md.watch.faults import faults_explained, numbers_stay_finite
 from mace_md.md.watch.selfcheck import SelfCheck
 from mace_md.md.watch.uncertainty import Judges, judges_of
 from mace_md.md.workers import run_at_once
