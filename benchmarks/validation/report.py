@@ -1,12 +1,14 @@
 """docs/validation.md, its figures and benchmarks/results/validation.json, from the results of the cases."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from benchmarks.validation.calibration import ERROR, calibration, spreads
 from benchmarks.validation.cases import Store
 from benchmarks.validation.checks import FAMILY_ERROR, Check, failures, sigma_limit
 from benchmarks.validation.figures import draw
@@ -23,18 +25,23 @@ checks with fewer samples, and shows that they find bugs that were planted for t
 
 ## How to read it
 
-- **Sigma** is the deviation from theory in standard errors, from samples thinned by their statistical inefficiency; for a test of a
-  whole distribution (Kolmogorov-Smirnov, chi-square) it is the normal deviation of the same p-value. Those of
-  ensemble ratios, distributions and modes have no sign.
+- **Sigma** is the deviation from theory in standard errors. These are from the means of ten batches of each series, so that
+  they include the autocorrelation; as ten batches know their own error to a quarter only, the deviation is one of Student's t, and is given
+  as the normal deviation of the same p-value. So are tests of a whole distribution (Kolmogorov-Smirnov, on samples
+  2.5 statistical inefficiencies apart; chi-square), which have no sign.
 - **The rule for the pass line was set before the runs.** {num} statistical checks are made. So that a correct program fails any of them with a
   probability of {error:.0%} at most (Bonferroni), none may exceed **{limit:.2f} sigma** (p = {p_limit:.1e}). The mean volume of an
   ideal gas has the line of OpenMM's own tests, 3 sigma. Of {num} correct results, {two:.1f} are expected beyond 2 sigma and {three:.1f}
-  beyond 3; found: {found_two} and {found_three}. All deviations together: {together}.
+  beyond 3; found: {found_two} and {found_three}.
+- **All deviations together** are a check of their own: errors that are too small, or a bias that many checks share, stay below
+  the line of each and show here.
+{together}
 - **Fixed lines**: halving the time step divides the fluctuation of the conserved energy by 4, within 25 % (GROMACS); the drift of
   the conserved energy over a run stays below one standard deviation of the kinetic energy.
-- Kinetic energies, ensembles and convergence are judged by [physical_validation](https://physical-validation.readthedocs.io)
-  (Merz and Shirts, PLoS ONE 13, e0202764): the ratio of the distributions at two temperatures or two pressures is known exactly,
-  whatever the system is.
+- The ratio of the distributions at two temperatures or two pressures is known exactly, whatever the system is (Shirts, JCTC 9, 909):
+  given is the slope of its logarithm, by maximum likelihood. Distributions of kinetic energies are judged by
+  [physical_validation](https://physical-validation.readthedocs.io) (Merz and Shirts, PLoS ONE 13, e0202764), whose
+  ensemble check gives the same deviations for independent samples (`tests/physics/test_errors.py`).
 
 ## What is simulated
 
@@ -47,7 +54,8 @@ All of it goes through the objects of `mace-md run`: the MACE force in OpenMM (n
 - **Ideal gas**: a MACE with all its weights and a scale of zero. &lt;V&gt; = (N + 1) kT / P, and a variance of (N + 1) (kT / P)^2. A
   force that depends on the shape of the box only keeps it from wandering off.
 - **Harmonic crystal**: the rare gas at 0.5 K, against its own Hessian (finite differences of the plain PyTorch model).
-- **Ring polymers**: theory for 8 beads, not for infinitely many.
+- **Ring polymers**: theory for 8 beads, not for infinitely many. At constant pressure the zero-point motion of a stiff crystal
+  presses it apart by a quarter of the width of its volume's distribution; the row says where the classical mean would be.
 - **A published model**, where its cases are in the table: MACE_SPICE (float32) and 31 water molecules.
 
 ## Bugs that were planted
@@ -88,6 +96,8 @@ def text(results: dict, nve: dict) -> str:
     limit = sigma_limit(len(sigmas))
     failed = failures(every)
     verdict = f"**Result: all of {len(every)} checks pass.**"
+    if not calibration(replicated(results)).passes:
+        verdict = "**Result: the deviations are not spread as those of correct results would be.**"
     if failed:
         verdict = f"**Result: {len(failed)} of {len(every)} checks fail: {', '.join(c.quantity for c in failed)}.**"
     parts = [
@@ -101,16 +111,20 @@ def text(results: dict, nve: dict) -> str:
             three=len(sigmas) * 2 * stats.norm.sf(3),
             found_two=int((np.abs(sigmas) > 2).sum()),
             found_three=int((np.abs(sigmas) > 3).sum()),
-            together=_together(sigmas),
+            together=_together(results),
         )
     ]
     parts += ["## Summary\n\n", *_summary(results, limit), "\n"]
     parts.append("![Distributions](validation-distributions.svg)\n\n![Energy in NVE](validation-nve.svg)\n\n")
+    parts += ["## Deviations of each kind\n\n", *_spread(results), "\n"]
     parts.append("## Every check\n")
     for title, cases in _by_integrator(results).items():
         parts.append(f"\n### {title}\n")
         for case in cases:
-            parts += [f"\n{case['matter'][0].upper()}{case['matter'][1:]}\n\n", *_table(case["checks"], limit)]
+            parts.append(f"\n{case['matter'][0].upper()}{case['matter'][1:]}\n\n")
+            if "note" in case:
+                parts.append(f"*{case['note']}*\n\n")
+            parts += _table(case["checks"], limit)
     parts += _constant_energy(nve)
     if results["not_run"]:
         parts.append(f"\nPlanned and not run for this page: {', '.join(results['not_run'])}.\n")
@@ -138,12 +152,41 @@ def _constant_energy(nve: dict) -> list[str]:
     return parts
 
 
-def _together(sigmas: np.ndarray) -> str:
-    """Whether the deviations are spread as they should be: an error common to all shows here first."""
-    return (
-        f"mean square {(sigmas**2).mean():.2f} where 1 is expected. Checks of one series are correlated, and ensemble "
-        "ratios come out up to a tenth too large, which makes up a part of any excess"
-    )
+def replicated(results: dict) -> list[Check]:
+    """Every check of every case of the report and of its replicas, which have other seeds; not of cases with a note."""
+    cases = [case for replica in (results["cases"], *(results["replicas"])) for case in replica.values()]
+    return [Check(**check) for case in cases if "note" not in case for check in case["checks"]]
+
+
+def _together(results: dict) -> str:
+    """What the calibration of this report, and with all its replicas, comes to."""
+    rows = [("this report", calibration(replicated({**results, "replicas": []})))]
+    if results["replicas"]:
+        name = f"this report and {len(results['replicas'])} more with other seeds"
+        rows.append((name, calibration(replicated(results))))
+    text = []
+    for name, found in rows:
+        text.append(
+            f"Of {name}, {found.count} deviations that do not depend on each other have a mean square of "
+            f"**{found.mean_square:.2f}** (1 expected, {found.low:.2f} to {found.high:.2f} in 95 % of correct reports, "
+            f"p = {found.p_square:.2g}) and p-values that are uniform with p = {found.p_uniform:.2g} "
+            f"(Kolmogorov-Smirnov): {'pass' if found.passes else '**fail**'}, the line being p > {ERROR}."
+        )
+    return textwrap.fill(" ".join(text), 118, initial_indent="  ", subsequent_indent="  ")
+
+
+def _spread(results: dict) -> list[str]:
+    """The table of mean squares."""
+    rows = [
+        "Mean square of the deviations in standard errors. The range is that of independent ones; it is wider for a "
+        "kind in which some share their samples.\n\n| checks of | number | mean square | 95 % of correct results |\n"
+        "|---|---|---|---|\n"
+    ]
+    rows += [
+        f"| {row.kind} | {row.count} | {row.mean_square:.2f} | {row.low:.2f} to {row.high:.2f} |\n"
+        for row in spreads(replicated(results))
+    ]
+    return rows
 
 
 def _by_integrator(results: dict) -> dict[str, list[dict]]:
