@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from gpu_workers import Worker, Workers, last_line  # noqa: E402
 TINY = {"tiny": {"channels": 8, "max_L": 0, "r_max": 4.5}}
 ORDER = ["off medium", "mp-0 medium", "off small"]
 TESTS_S = 180.0
+TOGETHER = [("tensor_cores", "fused_nodes"), ("tensor_cores", "fused_nodes", "fast_sums")]  # flags
 STATE = ["name", "driver_version", "compute_cap", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem",
          "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active"]  # fmt: skip
 
@@ -52,6 +54,13 @@ def gpu_state() -> dict[str, str]:
     if done.returncode or len(values) != len(STATE):
         return {"error": (done.stderr or done.stdout).strip()[:200]}
     return dict(zip(STATE, values, strict=True))
+
+
+def architecture_here() -> int:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
 
 
 class Sampler:
@@ -139,13 +148,14 @@ if not ctypes.CDLL(str(LIBRARY)).mace_md_compile_kernels(*arguments, message, ct
 
 
 def variants_of_pack() -> list[dict[str, bool]]:
-    """Every flag of the CUDA kernels, the other way round than usual."""
+    """Every flag of the CUDA kernels, the other way round than usual (both, where that depends); and TOGETHER."""
     import inspect
 
     from mace_md.ops.packing import CUDA_FLAGS, pack
 
-    usual = inspect.signature(pack).parameters
-    return [{flag: not usual[flag].default} for flag in CUDA_FLAGS if isinstance(usual[flag].default, bool)]
+    usual = {flag: inspect.signature(pack).parameters[flag].default for flag in CUDA_FLAGS}
+    alone = [{flag: value} for flag in CUDA_FLAGS for value in (True, False) if value is not usual[flag]]
+    return alone + [dict.fromkeys(flags, True) for flags in TOGETHER if set(flags) <= set(CUDA_FLAGS)]
 
 
 def compile_kernels(files: dict[str, str], variants: list[dict], architecture: int, limit: float) -> dict[str, str]:
@@ -193,15 +203,17 @@ def gpu_tests(limit: float, selection: tuple[str, ...] = ("-m", "gpu", "tests/gp
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with open(log, "w") as file:
-            process = subprocess.Popen(command, cwd=HERE.parent, stdout=file, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, cwd=HERE.parent, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
             try:
                 code: int | str = process.wait(timeout=limit)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # the processes of xdist, too
                 process.wait()
                 code = f"stopped after {limit:.0f} s"
         text = log.read_text(errors="replace")
-        return {"exit": code, "seconds": clock.spent, **summary_of(text), "end": text[-4000:], "last": last_line(log)}
+        return {"exit": code, "seconds": clock.spent, **summary_of(text), "end": text[-60_000:], "last": last_line(log)}
 
 
 def summary_of(text: str) -> dict:
@@ -280,7 +292,7 @@ def measure(arguments: argparse.Namespace, run: Run, folder: Path) -> None:
     names = [name for name in gpu_plan.WORKERS if name in ours or {"peers", "rest"} & set(arguments.stages)]
     workers = Workers({name: Worker(name, device, models_file) for name in names})
     try:
-        architecture = 90 if dry else int(run.record["gpu"]["compute_cap"].replace(".", ""))
+        architecture = 90 if dry else architecture_here()
         with ThreadPoolExecutor(1) as pool:
             found = pool.submit(doctor, 60.0)
             run.note(not_compiled=compile_kernels(files, variants[:most], architecture, run.clock.allowed(90.0)))

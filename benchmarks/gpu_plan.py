@@ -56,7 +56,9 @@ def worker_of(engine: str) -> str:
 def timings(stage: str, models: list[str], atoms: list[int], engines: list[str]) -> list[Question]:
     """Small boxes first, and engines in turns on each."""
     return [
-        Question(stage, worker_of(engine), "time", engine, model, n, limit=40.0 + n / 2500)
+        Question(
+            stage, worker_of(engine), "time", engine, model, n, limit=(75.0 if stage == "peers" else 40.0) + n / 2500
+        )
         for n in atoms
         for model in models
         for engine in engines

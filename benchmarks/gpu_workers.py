@@ -96,26 +96,28 @@ class Workers:
     def __init__(self, workers: dict[str, Worker]) -> None:
         self._all = workers
         self._too_large: dict[tuple[str, str], int] = {}
+        self._answers: dict[tuple[str, str], dict] = {}
         self._missing: dict[str, str] = {}
         self._failures: dict[str, int] = {}
 
     def ask(self, question, limit: float) -> dict:
         """As `Worker.ask`. Not asked: an engine that is missing or failed GIVE_UP times in a row, and boxes no smaller
-        than one that had no memory."""
+        than one that had no memory, or no answer in time."""
         engine, too_large = question.engine or question.task, (question.engine, question.model)
         if engine in self._missing:
             return {"error": self._missing[engine], "kind": "missing"}
         if self._failures.get(engine, 0) >= GIVE_UP:
             return {"error": f"given up after {GIVE_UP} failures in a row", "kind": "failed"}
         if question.atoms and question.atoms >= self._too_large.get(too_large, question.atoms + 1):
-            return {"error": f"out of memory with {self._too_large[too_large]} atoms", "kind": "memory"}
+            return dict(self._answers[too_large])
         answer = self._all[question.worker].ask(question.wire(), limit)
         kind = answer.get("kind")
+        if kind in ("memory", "time") and question.atoms and question.task == "time":
+            self._too_large[too_large] = question.atoms
+            self._answers[too_large] = {"error": f"as with {question.atoms} atoms: {answer['error']}", "kind": kind}
         if kind == "missing":
             self._missing[engine] = answer["error"]
-        elif kind == "memory" and question.atoms:
-            self._too_large[too_large] = question.atoms
-        else:
+        elif kind != "memory":
             self._failures[engine] = self._failures.get(engine, 0) + 1 if kind else 0
         return answer
 

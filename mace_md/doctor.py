@@ -243,7 +243,7 @@ def cuda_finding(
     """
     built = f"torch is built for CUDA {torch_cuda}" if torch_cuda else "torch is built without CUDA"
     extra = f"cuda{(torch_cuda or '13').partition('.')[0]}"
-    mend = f"pip install 'mace-md[{extra}]', and no other of cpu, cuda12, cuda13"
+    mend = f"pip install -e '.[{extra}]', and no other of cpu, cuda12, cuda13"
     has = wheel is not None or "CUDA" in platforms
     plug_in = f"OpenMM's CUDA plug-in is {'installed' if has else 'not installed'}{f' ({wheel})' if wheel else ''}"
     if not gpus:
@@ -278,7 +278,11 @@ reason = " ".join(str(said[-1].message).split())[:200] if said else ""
 print(json.dumps([torch.version.cuda, [f"{n} ({c})" for n, c in zip(names, capabilities)], reason]))
 """
 
-KERNELS_PROBE = "from mace_md.ops.energy_forces import load_library; print('built, running on ' + load_library())"
+KERNELS_PROBE = """
+from mace_md.ops.energy_forces import forget_lists, load_library
+forget_lists()  # says so when the library is older than the package
+print("built, running on " + load_library())
+"""
 
 
 # A small model with random weights, on eight atoms; compiling its kernels takes some seconds, once.

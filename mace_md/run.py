@@ -15,6 +15,7 @@ from openmm import app
 
 from mace_md.config import RunConfig, to_toml
 from mace_md.errors import InputError
+from mace_md.md.anchors import anchors_for
 from mace_md.md.assembly import Built, LoadedModel, SetUp, build, checked_parts, set_up
 from mace_md.md.files.reporters import write_topology
 from mace_md.md.files.restart import Checkpoint, find_checkpoint
@@ -22,10 +23,10 @@ from mace_md.md.numerics import precision_notes, precision_of, repeatable
 from mace_md.md.production import Run
 from mace_md.md.replicas import replicas_of, run_each
 from mace_md.md.restraints import MODEL_GROUP
-from mace_md.md.simulation import numbers_stay_finite, warm_up
+from mace_md.md.simulation import warm_up
 from mace_md.md.stages import Carried, Part, identity_of
 from mace_md.md.watch import selfcheck
-from mace_md.md.watch.faults import faults_explained
+from mace_md.md.watch.faults import faults_explained, numbers_stay_finite
 from mace_md.md.watch.selfcheck import SelfCheck
 from mace_md.md.watch.uncertainty import Judges, judges_of
 from mace_md.md.workers import run_at_once
@@ -202,7 +203,7 @@ def _run(
     return Run(
         part.config, setup.structure, built.simulation, built.dynamics, identity, stop,
         part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max, finished=after.sizes() if after else None,
-        graphs=built.graphs,
+        graphs=built.graphs, anchors=anchors_for(part.config, built.simulation, built.kernels.name),
         uncertainty=judges.uncertainty(part.config, built.simulation) if part.is_last else None,
     )  # fmt: skip
 

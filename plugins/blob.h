@@ -38,6 +38,7 @@ enum HeaderInt : int {
   kIsa,       // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
   kSections,  // first of the section offsets, in the order of enum Section
   // CUDA only
+  kSmallSystem = kHeaderInts - 5,   // most atoms of a system that is evaluated with the fewest launches
   kTensorCores = kHeaderInts - 4,   // 1: the products of fused kernels on tensor cores, as three products of TF32
   kFusedNodes = kHeaderInts - 3,    // what happens at an atom in three kernels: 0 in large systems, 1 never, 2 always
   kSharedTables = kHeaderInts - 2,  // 1: radial tables of layer 2 in shared memory where they fit

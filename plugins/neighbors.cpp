@@ -112,7 +112,7 @@ ListPlan plan_list(ListInfo& info, const AtomArrays& atoms, const double* positi
   std::vector<double> along(3 * n);
   double heights[3], origin[3] = {0, 0, 0}, scale[3] = {1, 1, 1};
   if (box != nullptr) {
-    double inverse[9];
+    double inverse[9] = {};  // the caller has checked that there is one
     invert(box, inverse);
     box_heights(inverse, heights);
     for (int i = 0; i < n; ++i) {

@@ -308,6 +308,8 @@ const char* const load_error = register_at_load();
 // For Python (ctypes): an empty string when the ops are registered, else why they are not.
 extern "C" __attribute__((visibility("default"))) const char* mace_md_load_error() { return mace_md::load_error; }
 
+extern "C" __attribute__((visibility("default"))) void mace_md_forget_lists() { mace_md::forget_lists(); }
+
 extern "C" __attribute__((visibility("default"))) const char* mace_md_instruction_set() {
   return mace_md::kIsaNames[mace_md::best_isa()];
 }

@@ -1,6 +1,7 @@
 #include "state.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -34,7 +35,11 @@ struct AtomLayout {
   }
 };
 
+std::atomic<int64_t> current_epoch{0};
+
 }  // namespace
+
+void forget_lists() { ++current_epoch; }
 
 State::State(torch_abi::Tensor& tensor, const Blob& blob, const Engine& engine, int64_t target)
     : tensor_(tensor), blob_(blob), engine_(engine) {
@@ -112,6 +117,7 @@ void State::place_atoms(int64_t n_particles, const int32_t* types, int n_threads
 
 void State::rebuild(const double* positions, const int32_t* types, const double* box, ParallelRunner parallel) {
   header().list_valid = 0;
+  header().list_epoch = current_epoch.load();
   header().list.periodic = box != nullptr;
   header().list.reach = blob_.parameter(kRMax) + blob_.parameter(kSkin);
   const int n = header().list.n_atoms;
@@ -144,7 +150,8 @@ void State::update(const double* positions, int64_t n_particles, const int32_t* 
     header().list_valid = 0;
     place_atoms(n_particles, types, n_threads);
   }
-  const bool keep = header().list_valid && header().list.periodic == (box != nullptr) &&
+  const bool keep = header().list_valid && header().list_epoch == current_epoch.load() &&
+                    header().list.periodic == (box != nullptr) &&
                     update_positions(header().list, atom_arrays(), positions, blob_.parameter(kRMax), box);
   if (!keep) rebuild(positions, types, box, parallel);
 }

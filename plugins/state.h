@@ -12,6 +12,10 @@
 
 namespace mace_md {
 
+// Every list on the CPU, of whatever state, is built anew at its next evaluation. The sums over neighbours follow the
+// order of the list, so two runs agree to the last bit only while they build it at the same steps.
+void forget_lists();
+
 struct StateHeader {
   int64_t magic;
   int64_t fingerprint;  // of the blob
@@ -21,6 +25,7 @@ struct StateHeader {
   int64_t n_particles;
   int64_t packed, types, atoms, candidates, workspace, end;  // offsets in bytes
   int64_t candidate_capacity;
+  int64_t list_epoch;  // of the build; forget_lists() begins the next one
   ListInfo list;
 };
 

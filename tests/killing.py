@@ -35,7 +35,7 @@ def command(structure: Path, model: Path, folder: Path, steps: int, *more: str) 
         "--steps", str(steps), "--report-interval", str(REPORT_INTERVAL), "--trajectory-interval", str(FRAME_INTERVAL),
         "--checkpoint-interval", str(CHECKPOINT_INTERVAL), "--trajectory-format", ",".join(KINDS), "--seed", "3",
         "--timestep", "0.25", "--no-minimize", "--threads", "1", "--platform", "Reference", "--kernels", "auto",
-        "--dtype", "float64", "--check", "skip", "--closest-contact", "0", "--max-force", "1e6", "--max-temperature",
+        "--check", "skip", "--closest-contact", "0", "--max-force", "1e6", "--max-temperature",
         "1e6", "--bond-break", "ignore", *more,
     ]  # fmt: skip
 

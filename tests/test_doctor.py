@@ -55,7 +55,7 @@ H100, TORCH = ["NVIDIA H100"], ["NVIDIA H100 (sm_90)"]
     [
         (([], ["CPU"], "13.0", [], "", "OpenMM-CUDA-13"), "ok", "use the processor.*CUDA 13.0.*is installed", "^$"),
         (([], ["CPU"], None, [], "", None), "ok", "without CUDA.*not installed", "^$"),
-        ((H100, ["CPU"], None, [], "", None), "note", "without CUDA", r"torch for CUDA.*mace-md\[cuda13\]"),
+        ((H100, ["CPU"], None, [], "", None), "note", "without CUDA", r"torch for CUDA.*\.\[cuda13\]"),
         ((H100, ["CPU"], "13.0", [], "driver too old", None), "note", "see it: driver too old", "driver for CUDA 13"),
         ((H100, ["CPU"], "12.8", TORCH, "", None), "note", "no CUDA platform.*not installed", r"\[cuda12\]"),
         ((H100, ["CPU"], "13.0", TORCH, "", "OpenMM-CUDA-12"), "note", "for another", r"uninstall.*12;.*\[cuda13\]"),

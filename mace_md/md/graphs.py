@@ -14,7 +14,7 @@ import openmm
 from openmm import app
 
 from mace_md.errors import InputError, SafetyStop
-from mace_md.md.simulation import is_blown_up
+from mace_md.md.watch.faults import is_blown_up
 from mace_md.model.potential import KernelChoice
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM
 

@@ -14,6 +14,7 @@ from openmm import app
 
 from mace_md.config import RunConfig
 from mace_md.errors import CleanStop, SafetyStop
+from mace_md.md.anchors import INTERVAL, Anchors
 from mace_md.md.files.readout import make_readout
 from mace_md.md.files.reporters import Progress, Recorder
 from mace_md.md.files.restart import (
@@ -21,6 +22,7 @@ from mace_md.md.files.restart import (
     check_files,
     check_identity,
     cut_files,
+    load_binary,
     load_into,
     save_checkpoint,
     tidy_folder,
@@ -30,7 +32,6 @@ from mace_md.md.integrators import Dynamics
 from mace_md.md.simulation import (
     Minimization,
     StepLoop,
-    forget_neighbours,
     minimize,
     remove_kept_motion,
     set_velocities,
@@ -41,7 +42,7 @@ from mace_md.md.watch.safety import Watch
 from mace_md.md.watch.uncertainty import Uncertainty
 from mace_md.stopping import StopRequest
 from mace_md.structures.structure import Structure
-from mace_md.units import ANGSTROM_TO_NM, EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
+from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
 
 log = logging.getLogger("mace_md")
 
@@ -69,14 +70,15 @@ class Run:
         r_max: float | None = None,
         uncertainty: Uncertainty | None = None,
         graphs: Graphs | None = None,
+        anchors: Anchors | None = None,
     ) -> None:
         """config : of this part alone. part : the only one by default. atoms : in the trajectory, all by default.
         finished : bytes of the files of the parts before. r_max : cutoff of the model, A. uncertainty : measured while
-        this part is made. graphs : make its steps.
+        this part is made. graphs : make its steps. anchors : with which a restart is exact, for forces that need them.
         """
         self._finished = dict(finished or {})
         self.part = part or Part("production", config)
-        self.uncertainty, self.graphs = uncertainty, graphs
+        self.uncertainty, self.graphs, self.anchors = uncertainty, graphs, anchors
         self.config, self.structure, self.simulation = config, structure, simulation
         self.dynamics, self.identity, self.stop = dynamics, identity, stop
         self.folder: Path = config.output
@@ -113,6 +115,7 @@ class Run:
             self._draw_velocities()
         else:  # the part before may have moved as a whole, as under a Langevin bath
             remove_kept_motion(self.simulation, self.dynamics)
+        self._first_anchor()
         with self.watch.on_duty(self.simulation.context.getStepCount(), "start"):
             self._save()
 
@@ -127,17 +130,65 @@ class Run:
             self.folder, checkpoint.sizes, self.part.own_files
         ):
             log.info("%s", note)
-        how = load_into(self.simulation, checkpoint)
         self._finished = dict(checkpoint.sizes)
         self._saved_at = checkpoint.step
-        self.course.set(checkpoint.step)
+        how = self._repeat(checkpoint) or self._load(checkpoint)
         log.info("restart from %s at step %d: %s", checkpoint.path, checkpoint.step, how)
         if self.config.ensemble == "npt":
             log.info("note: OpenMM's barostat draws new random numbers after a restart; the ensemble is the same")
+        between = checkpoint.step % self.config.checkpoint_interval != 0
+        if self.dynamics.beads > 1 and self.anchors is not None and between:
+            log.info("note: from a checkpoint between two --checkpoint-interval, a path integral differs in rounding")
         if checkpoint.phase == "minimize":
             self._minimize()
             self._draw_velocities()
+            self._first_anchor()
             self._save()
+
+    def _first_anchor(self) -> None:
+        if self.anchors is not None:
+            self.anchors.begin()
+
+    def _load(self, checkpoint: Checkpoint) -> str:
+        """Set the simulation to the checkpoint; how exact that is."""
+        how = load_into(self.simulation, checkpoint)
+        self.course.set(checkpoint.step)
+        self._first_anchor()
+        return how
+
+    def _repeat(self, checkpoint: Checkpoint) -> str | None:
+        """Come to the checkpoint from the anchor before it, as the interrupted run came there; None where that does
+        not lead to the same bits, as on another processor, and where there is no other anchor."""
+        anchor = checkpoint.anchor
+        if self.anchors is None or anchor is None or not 0 < checkpoint.step - anchor.step < INTERVAL:
+            return None
+        if not load_binary(self.simulation, checkpoint, anchor.binary):
+            return None
+        self.course.set(anchor.step)
+        self.anchors.restored(anchor)
+        try:
+            self._repeat_steps(checkpoint)
+        except SafetyStop:
+            return None
+        if self.simulation.context.createCheckpoint() != checkpoint.binary:
+            log.info(
+                "note: the steps after step %d do not repeat here to the last bit (another processor, or number of "
+                "threads): the run goes on from the state of the checkpoint, and differs in rounding", anchor.step,
+            )  # fmt: skip
+            return None
+        return f"exact, random numbers included ({checkpoint.step - anchor.step} steps repeated)"
+
+    def _repeat_steps(self, checkpoint: Checkpoint) -> None:
+        """The steps from the anchor, with every evaluation that was made, and nothing written."""
+        events = [] if self.course.is_constant else [(RAMP_INTERVAL, self.course.set)]
+        if checkpoint.step > 0:
+            self.recorder = self._open_recorder(checkpoint.anchor.step)
+            self.recorder.muted = True
+            events.append((self.config.report_interval, self.recorder.row))
+            events.append((self.config.trajectory_interval, self.recorder.frame))
+        StepLoop(self.simulation, events, phase="restart").run(checkpoint.step)
+        if self.recorder is not None:
+            self.recorder.muted = False
 
     def produce(self) -> None:
         """Step to the total. Raises CleanStop, with a checkpoint, when a signal or the time limit came first."""
@@ -177,9 +228,15 @@ class Run:
             self.graphs.settle()
         self.recorder.frame(step)
 
+    def _is_read(self, step: int) -> bool:
+        """Whether energies are evaluated at a step, for a row or a frame."""
+        return any(step % interval == 0 for interval in (self.config.report_interval, self.config.trajectory_interval))
+
     def _first_row(self, step: int) -> None:
         if step == 0 and self.recorder.log.is_empty:
             self.recorder.row(0)
+            if self.anchors is not None:  # what a row asks for may draw random numbers
+                self.anchors.keep()
 
     def _open_recorder(self, step: int) -> Recorder:
         return Recorder(
@@ -242,6 +299,8 @@ class Run:
 
     def _steps(self, total: int, phase: str, events: list, at_start: Callable[[int], None] = lambda step: None) -> None:
         interval = self.config.checkpoint_interval
+        if self.anchors is not None and self.anchors.between_checkpoints:  # after all that evaluates
+            events = [*events, (INTERVAL, lambda step: self.anchors.at(step, self._is_read(step - 1)))]
         events = [(self.config.safety_interval, self.watch.look), *events, (interval, self._checkpoint)]
         first = self.simulation.context.getStepCount()
         start = time.perf_counter()
@@ -253,6 +312,8 @@ class Run:
                 if self.graphs is not None:
                     self.graphs.start()
                     more["advance"] = self.graphs.step
+                elif self.anchors is not None:
+                    more["advance"] = self.anchors.advance
                 reason = StepLoop(self.simulation, events, self.stop.reason, phase, **more).run(total)
                 if reason is not None:
                     self.watch.look(self.simulation.context.getStepCount(), must=True)
@@ -307,8 +368,10 @@ class Run:
             sizes=self.sizes(),
             identity=self.identity,
             part=self.part.name,
+            anchor=None if self.anchors is None or self.phase == "minimize" else self.anchors.last,
         )
-        forget_neighbours(self.simulation, self.config.skin * ANGSTROM_TO_NM)
+        if self.anchors is not None:
+            self.anchors.saved()
 
 
 def _outcome(result: Minimization) -> str:

@@ -3,8 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from openmm import app, unit
 from mace_md.errors import InputError, SafetyStop
 from mace_md.md.integrators import Dynamics
 from mace_md.md.rpmd import RingPolymer, is_ring_polymer, make_stepper
+from mace_md.md.watch.faults import numbers_stay_finite
 from mace_md.units import BOLTZMANN_KJ_MOL_K, EV_PER_ANGSTROM_TO_KJ_MOL_NM
 
 log = logging.getLogger("mace_md")
@@ -258,52 +258,9 @@ def warm_up(simulation: app.Simulation) -> None:
         simulation.context.getState(energy=True, forces=True)
 
 
-def forget_neighbours(simulation: app.Simulation, skin: float) -> None:
-    """Make the force build its neighbour list anew at the present positions, by moving one atom away and back.
-
-    After a restart the list is new; without this it would be old in a run that was not interrupted, and sums over
-    neighbours in another order differ in their last digit. skin: of the list, nm.
-    """
-    context = simulation.context
-    positions = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    moved = np.array(positions)
-    moved[0] += 2 * skin
-    context.setPositions(moved)
-    context.getState(energy=True)
-    context.setPositions(positions)
-
-
 def temperature_of(kinetic_energy: float, num_dof: int) -> float:
     """Kinetic temperature (K) of `kinetic_energy` (kJ/mol)."""
     return 2 * kinetic_energy / (num_dof * BOLTZMANN_KJ_MOL_K) if num_dof else 0.0
-
-
-# What OpenMM's integrators and our neighbour list say when a simulation has blown up or its box has collapsed.
-_BLOWN_UP = (
-    "NaN", "not finite", "not a finite number", "not a usable number", "too far apart", "do not span a volume",
-    "too small for a cutoff",
-)  # fmt: skip
-
-
-def is_blown_up(error: openmm.OpenMMException) -> bool:
-    """Whether an exception of OpenMM is about numbers that are not sensible, not about the machine."""
-    return any(words in str(error) for words in _BLOWN_UP)
-
-
-@contextmanager
-def numbers_stay_finite(phase: str) -> Iterator[None]:
-    """Turn the exceptions raised on a simulation that has blown up into a SafetyStop that says what to do."""
-    try:
-        yield
-    except openmm.OpenMMException as error:
-        if not is_blown_up(error):
-            raise
-        reason = str(error).strip().rpartition("RuntimeError: ")[2].splitlines()[0]  # the last line is the cause
-        raise SafetyStop(
-            f"{phase}: positions, energy or forces are no longer sensible numbers ({reason}). Atoms may overlap, the "
-            "time step may be too long, or the model is far from what it was trained on. Minimise (--minimize), take a "
-            "shorter --timestep, and look at the last frames."
-        ) from error
 
 
 @dataclass

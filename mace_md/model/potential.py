@@ -11,9 +11,11 @@ from mace_md.errors import InputError
 from mace_md.model.build import select_species
 from mace_md.model.folded import CannotFold, fold
 from mace_md.model.mace import MACE
+from mace_md.model.zoo import cache_folder
 from mace_md.ops.energy_forces import energy_forces, load_library, new_state
 from mace_md.ops.neighbor_list import VerletList, check_cell, check_positions
-from mace_md.ops.packing import pack
+from mace_md.ops.packing import pack, with_flags
+from mace_md.ops.trial import try_kernels
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 DEFAULT_SKIN = 0.5  # A; liquid water at 300 K then rebuilds its list every 15 to 40 steps
@@ -158,6 +160,16 @@ class NativePotential(nn.Module):
         self.register_buffer("blob", pack(folded, dtype=model_dtype(model), skin=skin, tensor_cores=tensor_cores))
         self.register_buffer("state", new_state(), persistent=False)
 
+    def tune(self) -> str:
+        """Takes the variant that a trial on this machine's GPU found to be the fastest; returns what it found.
+
+        Raises InputError when the kernels failed."""
+        trial = try_kernels(self.blob, self.types, self.periodic, cache_folder())
+        if not trial.passed:
+            raise InputError(trial.text)
+        self.blob = with_flags(self.blob, **trial.flags)
+        return trial.text
+
     def forward(self, positions: Tensor, box: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
         """As `Potential.forward`."""
         check_particles(positions, self.n_particles, box, self.periodic)
@@ -197,9 +209,9 @@ def make_potential(
     """A scriptable potential, and which kernels it uses. `model` is copied.
 
     kernels: "reference" (`Potential`, PyTorch, of the folded model where there is one), "native" (`NativePotential`,
-    InputError when it cannot), or "auto": native where it can, on machines without a GPU. On a GPU "native" is a
-    choice that the user makes, since those kernels have only run in an emulation (docs/decisions has the page). This
-    function is the only place where that is decided. tensor_cores: with kernels="native", see `pack`.
+    InputError when it cannot), or "auto": native where it can, on a machine with an NVIDIA GPU after a trial on it
+    (`mace_md.ops.trial`), which also finds the fastest variant. This function is the only place where that is
+    decided. tensor_cores: with kernels="native", see `pack`.
     """
     if kernels not in ("auto", "native", "reference"):
         raise InputError(f"kernels is 'auto', 'native' or 'reference', not {kernels!r}")
@@ -207,14 +219,14 @@ def make_potential(
         raise InputError(f"tensor cores are used by the native kernels: ask for kernels='native', not {kernels!r}")
     indices = checked_atoms(atoms, len(atomic_numbers))
     model = _for_elements(model, [atomic_numbers[i] for i in indices])
-    if kernels == "auto" and torch.cuda.is_available():
-        choice = KernelChoice("reference", "the native kernels are not yet proven on a GPU: ask for them")
-    elif kernels == "reference":
+    if kernels == "reference":
         choice = KernelChoice("reference", "asked for")
     else:
         try:
             native = NativePotential(model, atomic_numbers, periodic, atoms, skin, tensor_cores)
             reason = "asked for" if kernels == "native" else "they can run this model"
+            if kernels == "auto" and torch.cuda.is_available():
+                reason = native.tune()
             return native, KernelChoice("native", reason + ", on tensor cores" * tensor_cores)
         except InputError as error:
             if kernels == "native":

@@ -46,6 +46,22 @@ def new_state() -> Tensor:
     return torch.zeros(1, dtype=torch.uint8)
 
 
+def forget_lists() -> None:
+    """Let every state on the CPU build its neighbour list anew at its next evaluation.
+
+    The order of sums over neighbours is that of the list: evaluations at the same positions agree to the last bit where
+    the lists were built at the same positions. Raises InputError when the library is older than this package.
+    """
+    load_library()
+    try:
+        ctypes.CDLL(str(LIBRARY)).mace_md_forget_lists()
+    except AttributeError:
+        raise InputError(
+            "the native kernels were built from older sources: build them again with `pip install --force-reinstall "
+            "--no-deps` on the package, or use kernels='reference'"
+        ) from None
+
+
 class DeviceStatus(NamedTuple):
     """What a state on a GPU says of itself; all zero for a state that holds nothing, or on the CPU."""
 

@@ -211,6 +211,20 @@ def _pairs_of_cells(
     return torch.cat(edges, dim=1), torch.cat(shifts)
 
 
+def _in_order(edge_index: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """The same pairs, sorted by receiver, sender and shift."""
+    if edge_index.size(1) == 0:
+        return edge_index, shifts
+    whole = shifts.to(torch.int64)
+    whole = whole - whole.min(dim=0).values
+    width = whole.max(dim=0).values + 1
+    key = edge_index[1] * (edge_index.max() + 1) + edge_index[0]
+    for axis in range(3):
+        key = key * width[axis] + whole[:, axis]
+    order = torch.argsort(key)
+    return edge_index[:, order], shifts[order]
+
+
 def _split(count: Tensor) -> list[Tensor]:
     """Indices of `count` in runs whose counts add up to about _candidates_at_once() (one entry at least)."""
     every = torch.arange(count.size(0), device=count.device)
@@ -261,15 +275,17 @@ class VerletList(nn.Module):
         """(edge_index, vectors) of all pairs with r < cutoff, now: [2, n_edges] sender and receiver, and
         r_receiver - r_sender + S @ cell [n_edges, 3] in float64, A.
 
-        positions: [n_atoms, 3], A; cell: [3, 3], A, ignored unless periodic. No gradient flows through the vectors.
-        Raises what `neighbor_list` raises.
+        Sorted by receiver, sender and shift, so that neither the result nor a sum over it depends on when the list was
+        built. positions: [n_atoms, 3], A; cell: [3, 3], A, ignored unless periodic. No gradient flows through the
+        vectors. Raises what `neighbor_list` raises.
         """
         x = positions.detach().to(torch.float64)
         box = cell.detach().to(torch.float64)
         images = self._images_since_build(x, box)
         if not self._is_valid(x, box, images):
             # No assignment in place: tensors handed out earlier stay what they were.
-            self.edge_index, self.shifts = neighbor_list(x, box, self.periodic, self.cutoff + self.skin)
+            edge_index, shifts = neighbor_list(x, box, self.periodic, self.cutoff + self.skin)
+            self.edge_index, self.shifts = _in_order(edge_index, shifts)
             self.built_positions = x.clone()
             self.built_cell = box.clone()
             self.builds = self.builds + 1

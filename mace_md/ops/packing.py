@@ -18,7 +18,7 @@ INTS = [
     "magic", "version", "fingerprint", "bytes", "precision", "max_ell", "max_L", "channels", "conv_channels", "types",
     "rows", "radial0_by_sender", "radial1_by_pair", "mix_by_type", "mlp", "gate", "zbl", "scale_zbl", "isa",
 ]  # fmt: skip
-CUDA_FLAGS = ["tensor_cores", "fused_nodes", "shared_tables", "fast_sums"]  # the last of the integers
+CUDA_FLAGS = ["small_system", "tensor_cores", "fused_nodes", "shared_tables", "fast_sums"]  # the last of the integers
 SECTIONS = [
     "table0", "table1", "density0", "density1", "program0", "program1", "weights0", "weights1", "W_h", "bias_h",
     "clebsch", "clebsch_values", "W_a", "readout0", "readout0_bias", "W_r", "W_s", "b_r", "v_r", "zbl_types",
@@ -38,6 +38,7 @@ R_MIN, R_JUDGED = 0.35, 0.5  # A
 # forces in float32, and forces within 1e-8 eV/A of the exact model in float64.
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 5e-10}
 MIN_KNOTS, MAX_KNOTS = 96, 4096
+SMALL_SYSTEM = 1024  # atoms; one block of a GPU has a thread for each
 
 
 def pack(
@@ -46,6 +47,7 @@ def pack(
     dtype: torch.dtype,
     skin: float,
     instruction_set: str = "auto",
+    small_system: int = SMALL_SYSTEM,
     tensor_cores: bool = False,
     fused_nodes: bool | None = None,
     shared_tables: bool = False,
@@ -59,6 +61,7 @@ def pack(
     dtype : precision of the kernels, float32 or float64. Energies and forces are summed in float64 either way.
     skin : A, by which the neighbour list reaches beyond r_max.
     instruction_set : "auto", or one of the sets that the library has, for tests and measurements.
+    small_system : up to this number of atoms a GPU evaluates the model with the fewest launches, 0 for never.
     tensor_cores, fused_nodes, shared_tables, fast_sums : variants of the kernels for GPUs. Products with weights on
         tensor cores, each as three products of TF32 (float32 with fused_nodes only); what happens at an atom in three
         kernels (None: in large systems) rather than in seven; radial tables in shared memory where they fit; sums whose
@@ -116,7 +119,7 @@ def pack(
         "radial0_by_sender": folded.radial0_by_sender, "radial1_by_pair": folded.radial1_by_pair,
         "mix_by_type": any(w.shape[0] > 1 for w in folded.W_a), "mlp": mlp, "gate": GATES[folded.gate],
         "zbl": zbl is not None, "scale_zbl": True, "isa": INSTRUCTION_SETS[instruction_set],
-        "tensor_cores": tensor_cores, "fused_nodes": FUSED_NODES[fused_nodes],
+        "small_system": small_system, "tensor_cores": tensor_cores, "fused_nodes": FUSED_NODES[fused_nodes],
         "shared_tables": shared_tables, "fast_sums": fast_sums,
     }  # fmt: skip
     return assemble(header, numbers, sections, dtype)
@@ -167,6 +170,21 @@ def assemble(header: dict, numbers: dict, sections: dict, dtype: torch.dtype) ->
     ints[-len(CUDA_FLAGS) :] = [int(header[name]) for name in CUDA_FLAGS]
     data = np.frombuffer(ints.tobytes() + doubles.tobytes() + body, dtype=np.uint8)
     return torch.from_numpy(data.copy())
+
+
+def header_of(blob: Tensor) -> dict[str, int]:
+    """The integers of a packed model: its shape, and the variant of the kernels for GPUs."""
+    ints = blob[: 8 * HEADER_INTS].cpu().clone().view(torch.int64).tolist()
+    return dict(zip(INTS, ints, strict=False)) | dict(zip(CUDA_FLAGS, ints[-len(CUDA_FLAGS) :], strict=True))
+
+
+def with_flags(blob: Tensor, **flags: bool) -> Tensor:
+    """A copy of a packed model with other variants of the kernels for GPUs (`pack`)."""
+    copy = blob.clone()
+    ints = copy[: 8 * HEADER_INTS].view(torch.int64)
+    for name, value in flags.items():
+        ints[CUDA_FLAGS.index(name) - len(CUDA_FLAGS)] = FUSED_NODES[value] if name == "fused_nodes" else int(value)
+    return copy
 
 
 # --- radial tables ---------------------------------------------------------------------------------------------------

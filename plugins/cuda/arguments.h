@@ -101,7 +101,7 @@ struct ArgumentsOf {
   Real* h;                       // [n_atoms][(L+1)^2][C2]
   void* h_adjoint;               // as h, fixed point (or Real)
   Real* phi;                     // [n_atoms][components][C2], then its adjoint
-  Real* sums;                    // [groups + 1][capacity][(ell+1)^2 + 1]: dE/dY, dE/dr in knot spacings
+  Real* sums;                    // [groups + 1][capacity][(ell+1)^2]: dE/dr in knot spacings, dE/dY from l = 1 on
   long long* fixed_forces;       // [n_atoms][3]
   double* node_energy;           // [n_atoms] eV
   double* node_virial;           // [n_atoms][9] eV

@@ -3,6 +3,9 @@
 // Forward keeps its sums in registers through the loop over edges; reverse keeps the adjoints of these sums in registers
 // and scatters the adjoint of the sender's features. The rows (path, m1, m2) of the second layer are divided into groups
 // of paths that fit the registers, one group a block. Clebsch-Gordan coefficients are applied once an atom.
+//
+// Edges pass through shared memory, kChunk at a time, so that a thread does not wait for each of them. In a small system,
+// where a block has a multiprocessor for itself, it has several teams of threads, each with a part of every chunk.
 #pragma once
 
 #include "couplings.h"  // generated: Coupling<path>
@@ -26,8 +29,28 @@ constexpr int group_count() {
 }
 constexpr int kGroups = group_count();
 constexpr int kTableRows = kRows * (MACE_MD_BY_PAIR1 ? kTypes * kTypes : 1);
-constexpr int kSums = kA + 1;  // of an edge: dE/dY, then dE/dr
-constexpr int kChunk = 16;     // edges whose sums over channels are combined at once
+constexpr int kSums = kA;   // of an edge: dE/dr in the place of dE/dY_00, which is not needed, then dE/dY
+constexpr int kChunk = 16;  // edges in shared memory at a time
+
+// One thread a channel; a block of a small system can have several such teams, up to so many threads.
+template <int THREADS>
+struct Team {
+  static constexpr bool kMany = MACE_MD_SMALL;
+  static constexpr int kThreads = THREADS, kWide = sizeof(Real) == 4 ? 512 : 256;
+  static constexpr int kMost = kMany && kWide > THREADS ? kWide : THREADS;
+  static MACE_MD_INLINE int count() { return kMany ? blockDim.x / THREADS : 1; }
+  static MACE_MD_INLINE int index() { return kMany ? threadIdx.x / THREADS : 0; }
+  static MACE_MD_INLINE int thread() { return kMany ? threadIdx.x % THREADS : threadIdx.x; }
+};
+using TeamA = Team<kThreadsA>;
+using TeamH = Team<kThreadsH>;
+
+// Most threads of a block and, where many teams want it, all registers for one block.
+#if MACE_MD_SMALL
+#define MACE_MD_TEAM_KERNEL(name, T) MACE_MD_KERNEL(name, T::kMost, 1)
+#else
+#define MACE_MD_TEAM_KERNEL(name, T) MACE_MD_KERNEL(name, T::kMost)
+#endif
 
 // The value of a radial function; c: its first row at this channel, STRIDE from row to row.
 template <int STRIDE>
@@ -72,90 +95,162 @@ static MACE_MD_INLINE Real transposing_sum(Real* v) {
   return v[0] + __shfl_xor_sync(kAllLanes, v[0], 1);
 }
 
-// One edge: q[16] (zero from kA on) and the derivative of this thread's channel, summed over the warp into `partial`.
-static MACE_MD_INLINE void sum_channels(Real* q, Real derivative, Real* partial) {
+// One edge: q[16] (zero from kA on) of this thread's channel, summed over the warp into `partial`.
+static MACE_MD_INLINE void sum_channels(Real* q, Real* partial) {
   const Real sum = transposing_sum(q);
-  derivative = warp_sum(derivative);
-  if (lane() % 2 == 0 && lane() / 2 < kA) partial[lane() / 2] = sum;
-  if (lane() == 0) partial[kA] = derivative;
-}
-
-// The partial sums [warps][kChunk][kSums] of n edges, added over the warps, to `out` [n][kSums]. The whole block.
-static MACE_MD_INLINE void combine_warps(const Real* partial, int n, Real* out) {
-  __syncthreads();
-  for (int k = threadIdx.x; k < n * kSums; k += blockDim.x) {
-    Real sum = 0;
-    for (int warp = 0; warp < static_cast<int>(blockDim.x) / kWarp; ++warp) sum += partial[warp * kChunk * kSums + k];
-    out[k] = sum;
-  }
-  __syncthreads();
+  if (lane() % 2 == 0 && lane() / 2 < kSums) partial[lane() / 2] = sum;
 }
 
 // The same, to `out` of one receiver that only this warp writes: replaced by the first slice of channels, then added to.
-static MACE_MD_INLINE void add_sums(Real* q, Real derivative, bool first, Real* out) {
+static MACE_MD_INLINE void add_sums(Real* q, bool first, Real* out) {
   const Real sum = transposing_sum(q);
-  derivative = warp_sum(derivative);
-  if (lane() % 2 == 0 && lane() / 2 < kA) out[lane() / 2] = first ? sum : out[lane() / 2] + sum;
-  if (lane() == 0) out[kA] = first ? derivative : out[kA] + derivative;
+  if (lane() % 2 == 0 && lane() / 2 < kSums) out[lane() / 2] = first ? sum : out[lane() / 2] + sum;
+}
+
+// ---- edges through shared memory
+
+// Copies in pieces of 16 bytes. The whole block.
+static MACE_MD_INLINE void copy_edges(const Edge* from, int n, Edge* to) {
+  struct alignas(16) Piece {
+    int part[4];
+  };
+  const int pieces = n * static_cast<int>(sizeof(Edge) / sizeof(Piece));
+  for (int k = threadIdx.x; k < pieces; k += blockDim.x)
+    reinterpret_cast<Piece*>(to)[k] = reinterpret_cast<const Piece*>(from)[k];
+}
+
+// Calls body(edge, place in the chunk) for the edges of this thread's team, and after(first, size) when all teams are
+// through with a chunk. staged: shared, [kChunk]. The whole block.
+template <class T, class Body, class After>
+static MACE_MD_INLINE void for_edges(const Arguments& s, int i, Edge* staged, Body&& body, After&& after) {
+  const Edge* edges = edges_of(s) + s.candidate_start[i];
+  const int n = s.n_edges[i];
+  for (int first = 0; first < n; first += kChunk) {
+    const int size = n - first < kChunk ? n - first : kChunk;
+    copy_edges(edges + first, size, staged);
+    __syncthreads();
+    for (int e = T::index(); e < size; e += T::count()) body(staged[e], e);
+    __syncthreads();
+    after(first, size);
+  }
+}
+
+// What a forward convolution has in shared memory.
+constexpr int kExchange = 8;  // numbers a thread that teams add at once
+template <class T>
+struct ForwardChunk {
+  Edge edges[kChunk];
+  Real exchange[T::kMany ? kExchange : 1][T::kThreads];
+};
+
+// Adds N numbers of the threads of a channel in every team, in order, to those of the first team.
+template <int N, class T>
+static MACE_MD_INLINE void add_teams(Real* v, ForwardChunk<T>& chunk) {
+  for (int from = 1; from < T::count(); ++from) {
+    MACE_MD_UNROLL
+    for (int first = 0; first < N; first += kExchange) {
+      if (T::index() == from) {
+        MACE_MD_UNROLL
+        for (int k = first; k < N && k < first + kExchange; ++k) chunk.exchange[k - first][T::thread()] = v[k];
+      }
+      __syncthreads();
+      if (T::index() == 0) {
+        MACE_MD_UNROLL
+        for (int k = first; k < N && k < first + kExchange; ++k) v[k] += chunk.exchange[k - first][T::thread()];
+      }
+      __syncthreads();
+    }
+  }
+}
+
+// What a reverse convolution has in shared memory.
+template <class T>
+struct ReverseChunk {
+  Edge edges[kChunk];
+  Real partial[T::kThreads / kWarp][kChunk * kSums];  // sums over the channels of a warp
+};
+
+// Adds over warps, to `out` [n][kSums].
+template <class T>
+static MACE_MD_INLINE void combine_warps(const ReverseChunk<T>& chunk, int n, Real* out) {
+  for (int k = threadIdx.x; k < n * kSums; k += blockDim.x) {
+    Real sum = 0;
+    for (int warp = 0; warp < T::kThreads / kWarp; ++warp) sum += chunk.partial[warp][k];
+    out[k] = sum;
+  }
 }
 
 // ---- layer 1: A0[lm] = sum_j R_l Y_lm
 
-MACE_MD_KERNEL(conv1_forward, kThreadsA) {
-  const int i = blockIdx.x, c = static_cast<int>(threadIdx.x) < C ? threadIdx.x : 0;
-  const Edge* edges = edges_of(s) + s.candidate_start[i];
-  const int n = s.n_edges[i];
+static MACE_MD_INLINE void conv1_forward_of(const Arguments& s, int i) {
+  using T = TeamA;
+  __shared__ ForwardChunk<T> chunk;
+  const int c = T::thread() < C ? T::thread() : 0;
   Real a[kA] = {};
-  for (int e = 0; e < n; ++e) {
-    const Edge edge = edges[e];
-    const Real* table = s.table0 + static_cast<long long>(edge.row0) * (kEll + 1) * C + c;
-    MACE_MD_UNROLL
-    for (int l = 0; l <= kEll; ++l) {
-      const Real r = radial<(kEll + 1) * C>(table + l * C, edge.w);
-      MACE_MD_UNROLL
-      for (int m = l * l; m < (l + 1) * (l + 1); ++m) a[m] += r * edge.y[m];
-    }
-  }
+  for_edges<T>(
+      s, i, chunk.edges,
+      [&](const Edge& edge, int) {
+        const Real* table = s.table0 + static_cast<long long>(edge.row0) * (kEll + 1) * C + c;
+        MACE_MD_UNROLL
+        for (int l = 0; l <= kEll; ++l) {
+          const Real r = radial<(kEll + 1) * C>(table + l * C, edge.w);
+          MACE_MD_UNROLL
+          for (int m = l * l; m < (l + 1) * (l + 1); ++m) a[m] += r * edge.y[m];
+        }
+      },
+      [](int, int) {});
+  add_teams<kA>(a, chunk);
   if (static_cast<int>(threadIdx.x) >= C) return;
   const Real scale = s.scale0[i];
   MACE_MD_UNROLL
   for (int m = 0; m < kA; ++m) s.a0[(static_cast<long long>(i) * kA + m) * C + c] = a[m] * scale;
 }
 
-MACE_MD_KERNEL(conv1_reverse, kThreadsA) {
-  __shared__ Real partial[kThreadsA / kWarp * kChunk * kSums];
-  const int i = blockIdx.x;
-  const bool active = static_cast<int>(threadIdx.x) < C;
-  const int c = active ? threadIdx.x : 0;
-  const Edge* edges = edges_of(s) + s.candidate_start[i];
+static MACE_MD_INLINE void conv1_reverse_of(const Arguments& s, int i) {
+  using T = TeamA;
+  __shared__ ReverseChunk<T> chunk;
+  const bool active = T::thread() < C;
+  const int c = active ? T::thread() : 0;
   Real* out = s.sums + (kGroups * s.capacity + s.candidate_start[i]) * kSums;
-  const int n = s.n_edges[i];
   const Real scale = active ? s.scale0[i] : Real(0);
   Real g[kA];
   MACE_MD_UNROLL
   for (int m = 0; m < kA; ++m) g[m] = s.a_adjoint[(static_cast<long long>(i) * kA + m) * C + c] * scale;
-  for (int first = 0; first < n; first += kChunk) {
-    const int size = n - first < kChunk ? n - first : kChunk;
-    for (int e = 0; e < size; ++e) {
-      const Edge edge = edges[first + e];
-      const Real* table = s.table0 + static_cast<long long>(edge.row0) * (kEll + 1) * C + c;
-      Real q[16] = {}, derivative = 0;
-      MACE_MD_UNROLL
-      for (int l = 0; l <= kEll; ++l) {
-        Real d, p = 0;
-        const Real r = radial<(kEll + 1) * C>(table + l * C, edge.w, edge.dw, d);
+  for_edges<T>(
+      s, i, chunk.edges,
+      [&](const Edge& edge, int e) {
+        const Real* table = s.table0 + static_cast<long long>(edge.row0) * (kEll + 1) * C + c;
+        Real q[16] = {}, derivative = 0;
         MACE_MD_UNROLL
-        for (int m = l * l; m < (l + 1) * (l + 1); ++m) {
-          p += g[m] * edge.y[m];
-          q[m] = r * g[m];
+        for (int l = 0; l <= kEll; ++l) {
+          Real d, p = 0;
+          const Real r = radial<(kEll + 1) * C>(table + l * C, edge.w, edge.dw, d);
+          MACE_MD_UNROLL
+          for (int m = l * l; m < (l + 1) * (l + 1); ++m) {
+            p += g[m] * edge.y[m];
+            q[m] = r * g[m];
+          }
+          derivative += d * p;
         }
-        derivative += d * p;
-      }
-      sum_channels(q, derivative, partial + (threadIdx.x / kWarp * kChunk + e) * kSums);
-    }
-    combine_warps(partial, size, out + first * kSums);
-  }
+        q[0] = derivative;
+        sum_channels(q, chunk.partial[T::thread() / kWarp] + e * kSums);
+      },
+      [&](int first, int size) { combine_warps(chunk, size, out + first * kSums); });
 }
+
+#if MACE_MD_SMALL
+// The edges of the atom too, by the first warp.
+MACE_MD_TEAM_KERNEL(edges_conv1_forward, TeamA) {
+  __shared__ EdgeScratch scratch;
+  if (threadIdx.x < kWarp) prepare_atom(s, blockIdx.x, scratch);
+  __syncthreads();
+  conv1_forward_of(s, blockIdx.x);
+}
+#else
+MACE_MD_TEAM_KERNEL(conv1_forward, TeamA) { conv1_forward_of(s, blockIdx.x); }
+
+MACE_MD_TEAM_KERNEL(conv1_reverse, TeamA) { conv1_reverse_of(s, blockIdx.x); }
+#endif
 
 // ---- layer 2: rows[path, m1, m2] = sum_j R_path Y_l1m1 H_l2m2
 
@@ -220,19 +315,31 @@ struct Group {
     for (int m = 0; m < kNumH; ++m) h[m] = s.h[(static_cast<long long>(atom) * kH + kFirstH + m) * C2 + c];
   }
 
-  // table: at the thread's channel.
+  // One edge. table: at the thread's channel.
   template <class View, int... P>
-  static MACE_MD_INLINE void forward(const Arguments& s, const Real* table, int i, int c, bool active, Lanes<P...>) {
-    const Edge* edges = edges_of(s) + s.candidate_start[i];
-    const int n = s.n_edges[i];
+  static MACE_MD_INLINE void forward_edge(const Arguments& s, const Real* table, const Edge& edge, int c, Real* rows,
+                                          Lanes<P...>) {
+    Real h[kNumH];
+    load_features(s, edge.atom, c, h);
+    (forward_path<FIRST + P, View>(table + static_cast<long long>(edge.row1) * View::kRow, edge, h, rows), ...);
+  }
+
+  template <int... P>
+  static MACE_MD_INLINE void store_rows(const Arguments& s, int i, int c, const Real* rows, Lanes<P...>) {
+    (couple<FIRST + P>(s, i, c, s.scale1[i], rows), ...);
+  }
+
+  // A block with all channels of receiver i.
+  template <class T>
+  static MACE_MD_INLINE void forward(const Arguments& s, int i, ForwardChunk<T>& chunk) {
+    const int c = T::thread() < C2 ? T::thread() : 0;
     Real rows[kGroupRows] = {};
-    for (int e = 0; e < n; ++e) {
-      const Edge edge = edges[e];
-      Real h[kNumH];
-      load_features(s, edge.atom, c, h);
-      (forward_path<FIRST + P, View>(table + static_cast<long long>(edge.row1) * View::kRow, edge, h, rows), ...);
-    }
-    if (active) (couple<FIRST + P>(s, i, c, s.scale1[i], rows), ...);
+    for_edges<T>(
+        s, i, chunk.edges,
+        [&](const Edge& edge, int) { forward_edge<InCache>(s, s.table1 + c, edge, c, rows, Index()); },
+        [](int, int) {});
+    add_teams<kGroupRows>(rows, chunk);
+    if (static_cast<int>(threadIdx.x) < C2) store_rows(s, i, c, rows, Index());
   }
 
   template <int P>
@@ -248,7 +355,7 @@ struct Group {
 
   template <int P, class View>
   static MACE_MD_INLINE void reverse_path(const Real* table, const Edge& edge, const Real* h, const Real* g,
-                                          Real* h_adjoint, Real* q, Real& derivative) {
+                                          Real* h_adjoint, Real* q) {
     constexpr Path path = Table::value.path[P];
     constexpr int kN1 = 2 * path.l1 + 1, kN2 = 2 * path.l2 + 1, kRow = path.row - kFirstRow;
     constexpr int kFirst = path.l2 * path.l2 - kFirstH;
@@ -267,7 +374,7 @@ struct Group {
       for (int m2 = 0; m2 < kN2; ++m2) {
         const Real adjoint = g[kRow + m1 * kN2 + m2];
         p[m2] += adjoint * edge.y[lm];
-        q[lm] += a[m2] * adjoint;
+        if (lm > 0) q[lm] += a[m2] * adjoint;
       }
     }
     Real sum = 0;
@@ -276,7 +383,7 @@ struct Group {
       h_adjoint[kFirst + m2] += r * p[m2];
       sum += h[kFirst + m2] * p[m2];
     }
-    derivative += d * sum;
+    q[0] += d * sum;
   }
 
   static MACE_MD_INLINE void scatter(const Arguments& s, int atom, int c, const Real* h_adjoint) {
@@ -290,14 +397,13 @@ struct Group {
     }
   }
 
-  // One edge: the adjoint of its features goes to the sender, the others are added to q and derivative.
+  // One edge: the adjoint of its features goes to the sender, the others are added to q.
   template <class View, int... P>
   static MACE_MD_INLINE void reverse_edge(const Arguments& s, const Real* table, const Edge& edge, const Real* g, int c,
-                                          bool active, Real* q, Real& derivative, Lanes<P...>) {
+                                          bool active, Real* q, Lanes<P...>) {
     Real h[kNumH], h_adjoint[kNumH] = {};
     load_features(s, edge.atom, c, h);
-    (reverse_path<FIRST + P, View>(table + static_cast<long long>(edge.row1) * View::kRow, edge, h, g, h_adjoint, q,
-                                   derivative),
+    (reverse_path<FIRST + P, View>(table + static_cast<long long>(edge.row1) * View::kRow, edge, h, g, h_adjoint, q),
      ...);
     if (active) scatter(s, edge.atom, c, h_adjoint);
   }
@@ -307,23 +413,22 @@ struct Group {
     (couple_reverse<FIRST + P>(s, i, c, active ? s.scale1[i] : Real(0), g), ...);
   }
 
-  // A block with all channels of receiver i. table: at the thread's channel.
-  static MACE_MD_INLINE void reverse(const Arguments& s, const Real* table, int group, int i, int c, bool active,
-                                     Real* partial) {
-    const Edge* edges = edges_of(s) + s.candidate_start[i];
+  // A block with all channels of receiver i.
+  template <class T>
+  static MACE_MD_INLINE void reverse(const Arguments& s, int group, int i, ReverseChunk<T>& chunk) {
+    const bool active = T::thread() < C2;
+    const int c = active ? T::thread() : 0;
     Real* out = s.sums + (group * s.capacity + s.candidate_start[i]) * kSums;
-    const int n = s.n_edges[i];
     Real g[kGroupRows];
     load_adjoint(s, i, c, active, g, Index());
-    for (int first = 0; first < n; first += kChunk) {
-      const int size = n - first < kChunk ? n - first : kChunk;
-      for (int e = 0; e < size; ++e) {
-        Real q[16] = {}, derivative = 0;
-        reverse_edge<InCache>(s, table, edges[first + e], g, c, active, q, derivative, Index());
-        sum_channels(q, derivative, partial + (threadIdx.x / kWarp * kChunk + e) * kSums);
-      }
-      combine_warps(partial, size, out + first * kSums);
-    }
+    for_edges<T>(
+        s, i, chunk.edges,
+        [&](const Edge& edge, int e) {
+          Real q[16] = {};
+          reverse_edge<InCache>(s, s.table1 + c, edge, g, c, active, q, Index());
+          sum_channels(q, chunk.partial[T::thread() / kWarp] + e * kSums);
+        },
+        [&](int first, int size) { combine_warps(chunk, size, out + first * kSums); });
   }
 
   // ---- with the table of a slice of channels in shared memory: a warp a receiver, a lane a channel
@@ -356,7 +461,11 @@ struct Group {
 
   static MACE_MD_INLINE void forward_shared(const Arguments& s, Real* table) {
     for_slices(s, table, [&](int i, int, int c, bool active) {
-      forward<View>(s, table + lane(), i, c, active, Index());
+      const Edge* edges = edges_of(s) + s.candidate_start[i];
+      const int n = s.n_edges[i];
+      Real rows[kGroupRows] = {};
+      for (int e = 0; e < n; ++e) forward_edge<View>(s, table + lane(), Edge(edges[e]), c, rows, Index());
+      if (active) store_rows(s, i, c, rows, Index());
     });
   }
 
@@ -368,9 +477,9 @@ struct Group {
       Real g[kGroupRows];
       load_adjoint(s, i, c, active, g, Index());
       for (int e = 0; e < n; ++e, out += kSums) {
-        Real q[16] = {}, derivative = 0;
-        reverse_edge<View>(s, table + lane(), edges[e], g, c, active, q, derivative, Index());
-        add_sums(q, derivative, slice == 0, out);
+        Real q[16] = {};
+        reverse_edge<View>(s, table + lane(), Edge(edges[e]), g, c, active, q, Index());
+        add_sums(q, slice == 0, out);
       }
     });
   }
@@ -388,24 +497,14 @@ static MACE_MD_INLINE void in_group(int group, Body&& body) {
   }
 }
 
-MACE_MD_KERNEL(conv2_forward, kThreadsH) {
-  const bool active = static_cast<int>(threadIdx.x) < C2;
-  const int c = active ? threadIdx.x : 0;
-  in_group<0, 0>(blockIdx.y, [&](auto group) {
-    using G = decltype(group);
-    G::template forward<InCache>(s, s.table1 + c, blockIdx.x, c, active, typename G::Index());
-  });
+MACE_MD_TEAM_KERNEL(conv2_forward, TeamH) {
+  __shared__ ForwardChunk<TeamH> chunk;
+  in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::forward(s, blockIdx.x, chunk); });
 }
 
-MACE_MD_KERNEL(conv2_reverse, kThreadsH) {
-  __shared__ Real partial[kThreadsH / kWarp * kChunk * kSums];
-  const bool active = static_cast<int>(threadIdx.x) < C2;
-  const int c = active ? threadIdx.x : 0;
-  Real* scratch = partial;
-  in_group<0, 0>(blockIdx.y, [&](auto group) {
-    using G = decltype(group);
-    G::reverse(s, s.table1 + c, blockIdx.y, blockIdx.x, c, active, scratch);
-  });
+MACE_MD_TEAM_KERNEL(conv2_reverse, TeamH) {
+  __shared__ ReverseChunk<TeamH> chunk;
+  in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::reverse(s, blockIdx.y, blockIdx.x, chunk); });
 }
 
 #if MACE_MD_SHARED_TABLES

@@ -3,7 +3,7 @@
 // Sources are compiled for one model. Defined before: MACE_MD_REAL, MACE_MD_ELL, MACE_MD_L, MACE_MD_CHANNELS,
 // MACE_MD_CONV_CHANNELS, MACE_MD_TYPES, MACE_MD_ROWS, MACE_MD_WEIGHTS0/1, MACE_MD_MLP, MACE_MD_GATE and the flags
 // MACE_MD_BY_SENDER0, MACE_MD_BY_PAIR1, MACE_MD_MIX_BY_TYPE, MACE_MD_DENSITY0/1, MACE_MD_ZBL, MACE_MD_SCALE_ZBL,
-// MACE_MD_DETERMINISTIC, MACE_MD_SHARED_TABLES, MACE_MD_FUSED_NODES, MACE_MD_TENSOR_CORES (program.cpp).
+// MACE_MD_DETERMINISTIC, MACE_MD_SMALL, MACE_MD_SHARED_TABLES, MACE_MD_FUSED_NODES, MACE_MD_TENSOR_CORES (program.cpp).
 #pragma once
 
 #define MACE_MD_TARGET device
@@ -38,9 +38,11 @@
   static MACE_MD_INLINE void name##_body(const Arguments& s)
 #endif
 
-// A kernel, and one that does nothing when the memory that it got is not the state that the arguments describe.
-#define MACE_MD_ANY_KERNEL(name, threads) MACE_MD_ENTRY(name, (threads), true)
-#define MACE_MD_KERNEL(name, threads) MACE_MD_ENTRY(name, (threads), is_own_state(s))
+// A kernel, and one that does nothing when the memory that it got is not the state that the arguments describe. After
+// the name: most threads of a block, and how many blocks should have registers at the same time, where the compiler's own
+// choice is poor.
+#define MACE_MD_ANY_KERNEL(name, ...) MACE_MD_ENTRY(name, (__VA_ARGS__), true)
+#define MACE_MD_KERNEL(name, ...) MACE_MD_ENTRY(name, (__VA_ARGS__), is_own_state(s))
 // One that uses so few registers that a multiprocessor can have two blocks (in float32; in float64 it needs them).
 #define MACE_MD_KERNEL_OF_TWO(name, threads) MACE_MD_ENTRY(name, (threads, sizeof(Real) == 4 ? 2 : 1), is_own_state(s))
 

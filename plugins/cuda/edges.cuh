@@ -177,12 +177,14 @@ static MACE_MD_INLINE void prepare_atom(const Arguments& s, int i, EdgeScratch& 
   }
 }
 
+#if !MACE_MD_SMALL
 // A warp an atom.
-MACE_MD_KERNEL(make_edges, 256) {
+MACE_MD_KERNEL(make_edges, 256, 3) {
   __shared__ EdgeScratch scratch[256 / kWarp];
   const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
   if (i < s.n_atoms) prepare_atom(s, i, scratch[threadIdx.x / kWarp]);
 }
+#endif
 
 }  // namespace MACE_MD_TARGET
 }  // namespace mace_md

@@ -19,7 +19,7 @@ static MACE_MD_INLINE void add_edge(const Arguments& s, int i, long long e, Edge
   }
   const Real* geometry = s.geometry + 4 * e;
   const Real x = geometry[0], y = geometry[1], z = geometry[2], inverse = geometry[3];
-  Real g[3], radial_part = sums[kA];
+  Real g[3], radial_part = sums[0];
   harmonics_gradient<kEll>(x, y, z, [&](int lm) { return sums[lm]; }, g);
   if constexpr (MACE_MD_DENSITY0 != 0) radial_part += static_cast<Real>(s.density_adjoint0[i]) * s.slope0[e];
   if constexpr (MACE_MD_DENSITY1 != 0) radial_part += static_cast<Real>(s.density_adjoint1[i]) * s.slope1[e];
@@ -46,12 +46,6 @@ static MACE_MD_INLINE void add_edges(const Arguments& s, int i) {
   if (lane() != 0) return;
   for (int k = 0; k < 3; ++k) fixed_add(s, s.fixed_forces + 3ll * i + k, total.on_receiver[k]);
   for (int k = 0; k < 9; ++k) s.node_virial[9ll * i + k] += total.virial[k];
-}
-
-// A warp an atom.
-MACE_MD_KERNEL(edge_forces, 256) {
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
-  if (i < s.n_atoms) add_edges(s, i);
 }
 
 static MACE_MD_INLINE double not_a_number() { return __longlong_as_double(0x7ff8000000000000ll); }
@@ -97,6 +91,42 @@ static MACE_MD_INLINE void write_force(const Arguments& s, int particle) {
   }
 }
 
+// In one block of all that have called it, the last: what all of them wrote before is visible to it.
+static MACE_MD_INLINE bool is_last_block(const Arguments& s) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(&s.header->finished, 1u) == gridDim.x - 1;
+    if (last) s.header->finished = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+#if MACE_MD_SMALL
+// Everything after the adjoint of A0: a block is an atom, and the last one to end has the results.
+MACE_MD_ANY_KERNEL(conv1_reverse_results, TeamA::kMost, 1) {
+  if (is_own_state(s)) {
+    conv1_reverse_of(s, blockIdx.x);
+    __syncthreads();
+    if (threadIdx.x < kWarp) add_edges(s, blockIdx.x);
+    if (!is_last_block(s)) return;
+  } else if (blockIdx.x > 0) {
+    return;
+  }
+  sum_atoms(s);
+  __syncthreads();
+  for (int particle = threadIdx.x; particle < s.n_particles; particle += blockDim.x) write_force(s, particle);
+}
+#else
+// A warp an atom.
+MACE_MD_KERNEL(edge_forces, 256) {
+  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
+  if (i < s.n_atoms) add_edges(s, i);
+}
+
 MACE_MD_ANY_KERNEL(sum_results, 1024) { sum_atoms(s); }
 
 // A thread a particle.
@@ -104,6 +134,7 @@ MACE_MD_ANY_KERNEL(write_forces, 256) {
   const int particle = blockIdx.x * blockDim.x + threadIdx.x;
   if (particle < s.n_particles) write_force(s, particle);
 }
+#endif
 
 }  // namespace MACE_MD_TARGET
 }  // namespace mace_md

@@ -351,19 +351,21 @@ static MACE_MD_INLINE void build_if_due(const Arguments& s) {
 
 // ---- kernels
 
-MACE_MD_KERNEL(follow_positions, 256) { follow_particles(s, blockIdx.x * blockDim.x); }
-
-// One block: decides, and sorts the atoms into cells when the list is due.
-MACE_MD_KERNEL(build_list, 1024) { build_if_due(s); }
-
-// Both in one block, for few particles; the status of the step is cleared here too.
-MACE_MD_KERNEL(update_small_list, 1024) {
+#if MACE_MD_SMALL
+// All in one block; the status of the step is cleared here too.
+MACE_MD_KERNEL(update_list, 1024) {
   if (threadIdx.x == 0) s.header->step_status = s.header->moved2 = 0;
   __syncthreads();
   for (int first = 0; first < s.n_particles; first += blockDim.x) follow_particles(s, first);
   __syncthreads();
   build_if_due(s);
 }
+#else
+MACE_MD_KERNEL(follow_positions, 256) { follow_particles(s, blockIdx.x * blockDim.x); }
+
+// One block: decides, and sorts the atoms into cells when the list is due.
+MACE_MD_KERNEL(build_list, 1024) { build_if_due(s); }
+#endif
 
 }  // namespace MACE_MD_TARGET
 }  // namespace mace_md

@@ -182,7 +182,8 @@ void launch(const Plan& plan, const Call& call, const Results& results, const Se
   a.forces = results.forces.data();
   a.virial = results.virial.data_as<double>();
   static_assert(offsetof(DeviceHeader, moved2) == offsetof(DeviceHeader, step_status) + 8);
-  d.check(d.fill(address(&a.header->step_status), 0, 16, session.stream()), "clearing the status");
+  if (!plan.sizes.small)  // else the first kernel does it
+    d.check(d.fill(address(&a.header->step_status), 0, 16, session.stream()), "clearing the status");
   void* parameters[1] = {&a};
   for (const Launch& l : plan.launches)
     d.check(d.launch(l.function, l.grid[0], l.grid[1], l.grid[2], l.block, 1, 1, l.shared, session.stream(), parameters,
@@ -331,6 +332,11 @@ void emulated_status(StableValue* stack, uint64_t, uint64_t) { run_status(stack,
 
 namespace {
 
+// The kernels that the flags of a packed model ask for, without a system whose size would decide.
+Program program_of_flags(const Blob& blob) {
+  return make_program(blob, blob[kFusedNodes] == 2, blob[kSmallSystem] > 0);
+}
+
 // Runs body and puts its text or its error into message. Returns whether there was no error.
 template <class Body>
 int32_t report(char* message, int64_t size, Body&& body) {
@@ -362,7 +368,7 @@ MACE_MD_EXPORT int32_t mace_md_compile_kernels(const void* blob, int64_t bytes, 
                                                int64_t size) {
   return mace_md::cuda::report(message, size, [&] {
     const mace_md::Blob model = mace_md::checked_blob(blob, bytes);
-    const auto program = mace_md::cuda::make_program(model, model[mace_md::kFusedNodes] == 2);
+    const auto program = mace_md::cuda::program_of_flags(model);
     return std::to_string(mace_md::cuda::compile(program, architecture).size());
   });
 }
@@ -372,7 +378,7 @@ MACE_MD_EXPORT int32_t mace_md_write_kernels(const void* blob, int64_t bytes, co
                                              int64_t size) {
   return mace_md::cuda::report(message, size, [&] {
     const mace_md::Blob model = mace_md::checked_blob(blob, bytes);
-    auto program = mace_md::cuda::make_program(model, model[mace_md::kFusedNodes] == 2);
+    auto program = mace_md::cuda::program_of_flags(model);
     program.headers.push_back({"mace_md.cu", program.main});
     for (const auto& file : program.headers) {
       std::ofstream out(std::string(folder) + "/" + file.name);

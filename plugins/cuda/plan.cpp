@@ -23,11 +23,11 @@ constexpr int kLinearColumns = 64;
 int64_t over(int64_t n, int64_t per) { return (n + per - 1) / per; }
 int whole_warps(int64_t channels) { return static_cast<int>(over(channels, kWarp) * kWarp); }
 
-std::shared_ptr<const Kernels> load_kernels(const Blob& blob, bool fused, int device) {
+std::shared_ptr<const Kernels> load_kernels(const Blob& blob, bool fused, bool small, int device) {
   static std::mutex mutex;
   using Key = std::tuple<const Driver*, int, std::string>;
   static std::map<Key, std::shared_ptr<const Kernels>> loaded;  // for the life of the process
-  const Program program = make_program(blob, fused);
+  const Program program = make_program(blob, fused, small);
   std::string key = program.main;
   for (const SourceFile& file : program.headers) key += file.text;
   std::lock_guard<std::mutex> guard(mutex);
@@ -74,6 +74,18 @@ bool fuses_nodes(const Blob& blob, const Sizes& sizes, int device) {
   return blob[kFusedNodes] == 2 || sizes.n_atoms / kFusedAtoms >= kBlocksEach * multiprocessors(device);
 }
 
+// Teams of threads that share the edges of an atom in a small system: as many as are at work at the same time on a GPU of
+// 132 multiprocessors. Not that of the device, whose number of teams would be seen in the last bits.
+int64_t teams(const Sizes& sizes, int64_t team, int64_t groups, int64_t precision) {
+  constexpr int64_t kMostTeams = 4, kThreadsAtOnce = 132 * 768;
+  const int64_t most_threads = precision == 4 ? 512 : 256;  // as in convolution.cuh
+  int64_t teams = 1;
+  while (sizes.small && teams < kMostTeams && 2 * teams * team <= most_threads &&
+         2 * teams * team * groups * sizes.n_atoms <= kThreadsAtOnce)
+    teams *= 2;
+  return teams;
+}
+
 std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels& kernels, bool fused, int device) {
   const int ell = static_cast<int>(blob[kMaxEll]), max_L = static_cast<int>(blob[kMaxL]);
   const int64_t a = (ell + 1) * (ell + 1), h = (max_L + 1) * (max_L + 1);
@@ -85,18 +97,25 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   const int64_t table = shared_table_bytes(blob);
   const int64_t eights = sizes.n_slots / kFusedAtoms, a_bytes = fused_shared_bytes(blob, ell);
   const int64_t h_bytes = fused_shared_bytes(blob, max_L);
+  const int64_t a_teams = a_threads * teams(sizes, a_threads, 1, blob[kPrecision]);
+  const int64_t h_teams = h_threads * teams(sizes, h_threads, groups, blob[kPrecision]);
   Launches step(kernels, device);
   const bool shared_tables = blob[kSharedTables] != 0 && step.fits(table);
   auto convolve = [&](const char* name, const char* shared_name) {
     if (shared_tables)  // blocks that stay
       step.add(shared_name, kSharedTableThreads, std::max<int64_t>(1, multiprocessors(device) / groups), groups, 1, table);
     else
-      step.add(name, h_threads, n, groups);
+      step.add(name, h_teams, n, groups);
   };
-  step.add("follow_positions", kWideBlock, over(sizes.n_particles, kWideBlock));
-  step.add("build_list", kOneBlock, 1);
-  step.add("make_edges", kWideBlock, over(n * kWarp, kWideBlock));
-  step.add("conv1_forward", a_threads, n);
+  if (sizes.small) {
+    step.add("update_list", kOneBlock, 1);
+    step.add("edges_conv1_forward", a_teams, n);
+  } else {
+    step.add("follow_positions", kWideBlock, over(sizes.n_particles, kWideBlock));
+    step.add("build_list", kOneBlock, 1);
+    step.add("make_edges", kWideBlock, over(n * kWarp, kWideBlock));
+    step.add("conv1_forward", a_threads, n);
+  }
   if (fused) {
     step.add("node0", kFusedThreads, eights, 1, 1, h_bytes);
   } else {
@@ -118,10 +137,14 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
     step.add("linear_h_reverse", kLinearBlock, tiles, h, a_columns);
     step.add("contract0_reverse", a_threads, pairs);
   }
-  step.add("conv1_reverse", a_threads, n);
-  step.add("edge_forces", kWideBlock, over(n * kWarp, kWideBlock));
-  step.add("sum_results", kOneBlock, 1);
-  step.add("write_forces", kWideBlock, over(sizes.n_particles, kWideBlock));
+  if (sizes.small) {
+    step.add("conv1_reverse_results", a_teams, n);
+  } else {
+    step.add("conv1_reverse", a_threads, n);
+    step.add("edge_forces", kWideBlock, over(n * kWarp, kWideBlock));
+    step.add("sum_results", kOneBlock, 1);
+    step.add("write_forces", kWideBlock, over(sizes.n_particles, kWideBlock));
+  }
   return step.take();
 }
 
@@ -200,6 +223,7 @@ Sizes sizes_for(const Blob& blob, const std::vector<int32_t>& types, int64_t cap
   sizes.n_slots = static_cast<int64_t>(Tiles(blob, types).type.size()) * kTileAtoms;
   sizes.max_cells = std::max<int64_t>(64, 4 * sizes.n_atoms);
   sizes.capacity = capacity;
+  sizes.small = sizes.n_atoms <= blob[kSmallSystem] && sizes.n_particles <= 4 * blob[kSmallSystem];
   return sizes;
 }
 
@@ -221,7 +245,7 @@ std::shared_ptr<Plan> make_plan(const Blob& blob, const std::vector<int32_t>& ty
   const bool fused = fuses_nodes(blob, plan->sizes, device);
   if (uses_tensor_cores(blob) && !driver().emulated && architecture(device) < 80)
     throw std::runtime_error("mace_md: this GPU has no tensor cores for TF32: pack the model without tensor_cores");
-  plan->kernels = load_kernels(blob, fused, device);
+  plan->kernels = load_kernels(blob, fused, plan->sizes.small, device);
   plan->launches = launches(blob, plan->sizes, *plan->kernels, fused, device);
   Arguments unused;
   plan->bytes = place_arrays(blob, plan->sizes, nullptr, unused, &plan->persistent_bytes);
@@ -277,7 +301,7 @@ int64_t place_arrays(const Blob& blob, const Sizes& sizes, char* base, Arguments
   pieces.take(a.h, real * n * n_h * c2);
   pieces.take(a.h_adjoint, (blob[kFastSums] ? real : 8) * n * n_h * c2);
   pieces.take(a.phi, real * n * component_count(ell, max_L) * c2);
-  pieces.take(a.sums, real * (group_count(ell, max_L) + 1) * edges * (n_a + 1));
+  pieces.take(a.sums, real * (group_count(ell, max_L) + 1) * edges * n_a);
   pieces.take(a.fixed_forces, 24 * n);
   pieces.take(a.node_energy, 8 * n);
   pieces.take(a.node_virial, 72 * n);

@@ -27,6 +27,7 @@ struct Launch {
 
 struct Sizes {
   int64_t n_particles = 0, n_atoms = 0, n_slots = 0, max_cells = 0, capacity = 0;
+  bool small = false;  // few launches matter more than few registers
 };
 
 // The compiled kernels of one model on one device.

@@ -167,7 +167,7 @@ std::string polynomials(const Blob& blob) {
   return text + kClose;
 }
 
-std::string defines(const Blob& blob, bool fused) {
+std::string defines(const Blob& blob, bool fused, bool small) {
   const int64_t types = blob[kTypes], channels = blob[kChannels];
   const bool density0 = blob.count(kDensity0) > 0, density1 = blob.count(kDensity1) > 0;
   std::string text;
@@ -194,6 +194,7 @@ std::string defines(const Blob& blob, bool fused) {
   define("SCALE_ZBL", number(blob[kScaleZbl] != 0));
   define("DETERMINISTIC", number(blob[kFastSums] == 0));
   define("SHARED_TABLES", number(blob[kSharedTables] != 0));
+  define("SMALL", number(small));
   define("FUSED_NODES", number(fused));
   define("TENSOR_CORES", number(fused && uses_tensor_cores(blob)));
   define("GROUP_ROWS", number(kGroupRows));
@@ -203,13 +204,13 @@ std::string defines(const Blob& blob, bool fused) {
 
 }  // namespace
 
-Program make_program(const Blob& blob, bool fused) {
+Program make_program(const Blob& blob, bool fused, bool small) {
   Program program;
   for (const EmbeddedFile* file = kEmbeddedFiles; file->name != nullptr; ++file)
     program.headers.push_back({file->name, file->text});
   program.headers.push_back({"couplings.h", couplings(blob)});
   program.headers.push_back({"polynomials.h", polynomials(blob)});
-  program.main = defines(blob, fused) + "#include \"kernels.cuh\"\n";
+  program.main = defines(blob, fused, small) + "#include \"kernels.cuh\"\n";
   return program;
 }
 

@@ -19,7 +19,8 @@ struct Program {
 };
 
 // blob: in memory of the host. fused: with the fused node kernels in the place of the separate ones.
-Program make_program(const Blob& blob, bool fused);
+// small: with the kernels of a small system.
+Program make_program(const Blob& blob, bool fused, bool small);
 
 // Groups of paths of the second convolution, as convolution.cuh has them.
 int group_count(int max_ell, int max_L);

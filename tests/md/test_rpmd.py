@@ -4,6 +4,7 @@ import numpy as np
 import openmm
 import pytest
 
+from mace_md.md.anchors import Anchors
 from mace_md.md.barostat import make_barostat
 from mace_md.md.integrators import make_dynamics
 from mace_md.md.rpmd import RingPolymer
@@ -108,7 +109,7 @@ def test_the_ring_hamiltonian_is_conserved_without_a_thermostat():
     assert ring.estimate().conserved == pytest.approx(own, rel=1e-6)  # OpenMM's constants are those of before 2019
 
 
-def volumes_of_a_gas(events, steps=24, interval=4):
+def volumes_of_a_gas(events, steps=24, interval=4, with_anchors=False):
     """Volume after `steps` steps of a gas of rings under a barostat that is due each `interval` steps."""
     topology = openmm.app.Topology()
     chain = topology.addChain()
@@ -139,7 +140,8 @@ def volumes_of_a_gas(events, steps=24, interval=4):
     def look(_):
         found.append(simulation.context.getState().getPeriodicBoxVolume()._value)
 
-    StepLoop(simulation, [(every, look) for every in events]).run(steps)
+    advance = Anchors(simulation, between_checkpoints=False).advance if with_anchors else None
+    StepLoop(simulation, [(every, look) for every in events], advance=advance).run(steps)
     look(steps)
     return found
 
@@ -150,3 +152,4 @@ def test_the_interval_of_the_barostat_counts_steps():
     changed = np.flatnonzero(np.diff(each)) + 1  # moves of 1 % of the volume of a gas are accepted nearly always
     assert len(changed) >= 4 and len(set(changed % 4)) == 1
     assert volumes_of_a_gas([])[-1] == volumes_of_a_gas([7])[-1] == each[-1]
+    assert volumes_of_a_gas([], with_anchors=True)[-1] == each[-1]

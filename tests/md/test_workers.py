@@ -130,6 +130,16 @@ def test_a_second_interrupt_ends_at_once_and_leaves_no_process(config, tmp_path)
             os.kill(int(path.read_text()), 0)
 
 
+def test_the_summary_leaves_out_a_row_that_is_being_written(config, tmp_path):
+    rows = (
+        "step,temperature_K,potential_kJ_mol,total_kJ_mol,volume_nm3,density_g_mL\\n0,300,-5,-4,,\\n10,310,-6,-4,,\\n"
+    )
+    assert run(config(), f"printf '{rows}20,3' > $0/log.csv; sleep 0.3") == 0
+    with open(tmp_path / "out" / "summary.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["steps"], row["temperature_K"]) for row in rows] == [("10", "305")] * 4
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("", (0, 0.0)), (HEADER + "\n", (0, 0.0)), (HEADER + "\n0,0,-5,\n", (0, 0.0)),

@@ -11,7 +11,7 @@ from mace_md.model.build import build_model
 from mace_md.model.folded import fold
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.ops.energy_forces import LIBRARY, DeviceStatus, energy_forces, load_library, new_state
-from mace_md.ops.packing import pack
+from mace_md.ops.packing import CUDA_FLAGS, FUSED_NODES, HEADER_INTS, pack
 from mace_md.units import EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 RESIDUAL = "RealAgnosticResidualInteractionBlock"
@@ -72,10 +72,17 @@ _packed: dict = {}
 def packed(folded, dtype, skin, instruction_set, **variant):
     """`pack`, once for each model and precision: finding the knots of the tables takes longer than the tests."""
     weights = tuple(float(t.detach().double().sum()) for t in folded.state_dict().values())
-    key = (weights, folded.r_max, folded.gate, dtype, skin, instruction_set, *sorted(variant.items()))
+    key = (weights, folded.r_max, folded.gate, dtype, skin, instruction_set)
     if key not in _packed:
-        _packed[key] = pack(folded, dtype=dtype, skin=skin, instruction_set=instruction_set, **variant)
-    return _packed[key]
+        _packed[key] = pack(folded, dtype=dtype, skin=skin, instruction_set=instruction_set)
+    flags = tuple(
+        (name, FUSED_NODES[value] if name == "fused_nodes" else int(value)) for name, value in variant.items()
+    )
+    if (key, flags) not in _packed:
+        blob = _packed[(key, flags)] = _packed[key].clone()
+        for name, value in flags:
+            blob.view(torch.int64)[HEADER_INTS - len(CUDA_FLAGS) + CUDA_FLAGS.index(name)] = value
+    return _packed[(key, flags)]
 
 
 class Native:

@@ -15,8 +15,11 @@ R_MAX = BASE["r_max"]
 OVERFLOW = next(bit for bit, text in PROBLEMS.items() if "outgrew" in text)
 
 
-def make_native(kind="vectors", dtype=torch.float64):
-    return Native(make_model(kind), dtype, engine="emulated")
+either_size = pytest.mark.parametrize("small_system", [1024, 0], ids=["small", "large"])  # has kernels of its own
+
+
+def make_native(kind="vectors", dtype=torch.float64, **variant):
+    return Native(make_model(kind), dtype, engine="emulated", **variant)
 
 
 def test_forces_and_virial_are_finite_differences(emulation):
@@ -55,8 +58,10 @@ def test_the_first_call_cannot_be_captured(emulation):
         native(random_atoms())
 
 
-def test_a_list_that_outgrows_its_room_is_loud_in_a_graph_and_grows_outside(emulation):
-    native, wide = make_native("scalars"), random_atoms(8, cell=np.eye(3) * 6.0, spacing=1.8)
+@either_size
+def test_a_list_that_outgrows_its_room_is_loud_in_a_graph_and_grows_outside(emulation, small_system):
+    native = make_native("scalars", small_system=small_system)
+    wide = random_atoms(8, cell=np.eye(3) * 6.0, spacing=1.8)
     dense = wide.copy()
     dense.set_cell(np.eye(3) * 2.0, scale_atoms=True)
     native(wide)
@@ -77,9 +82,10 @@ def test_a_list_that_outgrows_its_room_is_loud_in_a_graph_and_grows_outside(emul
     assert native.status().capacity >= native.status().n_candidates > capacity
 
 
-def test_a_graph_follows_atoms_and_box_with_rebuilds_on_the_device(emulation):
+@either_size
+def test_a_graph_follows_atoms_and_box_with_rebuilds_on_the_device(emulation, small_system):
     rng = np.random.default_rng(0)
-    native, atoms = make_native("scalars"), random_atoms(cell=TRICLINIC)
+    native, atoms = make_native("scalars", small_system=small_system), random_atoms(cell=TRICLINIC)
     native(atoms)
     emulation.capturing = True
     for step in range(12):
@@ -95,6 +101,26 @@ def test_a_graph_follows_atoms_and_box_with_rebuilds_on_the_device(emulation):
     assert 1 < native.status().n_builds < 12
 
 
+@pytest.mark.parametrize(
+    ("kind", "n_atoms", "cell"),
+    [("scalars", 24, np.eye(3) * 6.2), ("density", 12, TRICLINIC), ("scalars", 33, None)],
+    ids=["box of water", "triclinic", "free"],
+)
+def test_few_atoms_take_fewer_launches_for_the_same_results(emulation, kind, n_atoms, cell):
+    atoms, launches = random_atoms(n_atoms, cell=cell), {}
+    for most in (n_atoms, n_atoms - 1):
+        native = make_native(kind, small_system=most)
+        expected = reference(native.folded, atoms, R_MAX)
+        energy, forces, virial = native(atoms)
+        assert energy == pytest.approx(expected[0], abs=1e-9)
+        assert np.abs(forces - expected[1]).max() < 1e-8
+        assert np.abs(virial - expected[2]).max() < 1e-7
+        before = emulation.counts["launches"]
+        native(atoms)
+        launches[most] = emulation.counts["launches"] - before
+    assert launches[n_atoms] == launches[n_atoms - 1] - 5
+
+
 def test_tables_go_into_shared_memory_where_they_fit(emulation):
     atoms = random_atoms(cell=TRICLINIC)
     for dtype, fits in ((torch.float32, 1), (torch.float64, 0)):  # float64 has four times the knots, of twice the size
@@ -103,9 +129,12 @@ def test_tables_go_into_shared_memory_where_they_fit(emulation):
         assert emulation.launches_of("conv2_reverse_shared") == before + fits
 
 
+@pytest.mark.parametrize("flags", ["", "fused_nodes", "fused_nodes tensor_cores"])
 @pytest.mark.parametrize("kind", ["vectors", "density"])
-def test_results_do_not_depend_on_the_order_of_threads(emulation, kind, monkeypatch):
-    native, atoms = make_native(kind, torch.float32), random_atoms(n_atoms=20, cell=TRICLINIC, spacing=0.8)
+def test_results_do_not_depend_on_the_order_of_threads(emulation, kind, flags, monkeypatch):
+    model, variant = make_model(kind, num_channels=16), dict.fromkeys(flags.split(), True)
+    native = Native(model, torch.float32, engine="emulated", **variant)
+    atoms = random_atoms(n_atoms=20, cell=TRICLINIC, spacing=0.8)
     first = native(atoms)
     monkeypatch.setenv("EMULATED_ORDER", "reverse")
     native.state.resize_(1)
@@ -114,8 +143,9 @@ def test_results_do_not_depend_on_the_order_of_threads(emulation, kind, monkeypa
         assert np.array_equal(found[1], first[1]) and np.array_equal(found[2], first[2])
 
 
-def test_what_is_not_finite_is_refused_and_forgotten(emulation):
-    native, atoms = make_native("scalars"), random_atoms(cell=TRICLINIC)
+@either_size
+def test_what_is_not_finite_is_refused_and_forgotten(emulation, small_system):
+    native, atoms = make_native("scalars", small_system=small_system), random_atoms(cell=TRICLINIC)
     expected = native(atoms)
     broken = atoms.copy()
     broken.positions[2, 1] = np.nan
@@ -141,8 +171,9 @@ def test_copies_of_a_state_are_states_of_their_own(emulation):
         assert copied(moved)[0] == pytest.approx(there[0], abs=1e-11)
 
 
-def test_states_that_only_look_right_are_made_again(emulation):
-    native, atoms = make_native("scalars"), random_atoms(cell=TRICLINIC)
+@either_size
+def test_states_that_only_look_right_are_made_again(emulation, small_system):
+    native, atoms = make_native("scalars", small_system=small_system), random_atoms(cell=TRICLINIC)
     expected = native(atoms)[0]
     native.state = torch.full_like(native.state, 17)  # the size of a known state, and something else inside
     assert native(atoms)[0] == pytest.approx(expected, abs=1e-11)

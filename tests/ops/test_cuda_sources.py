@@ -12,13 +12,14 @@ from native import KINDS, make_model, needs_library, packed
 
 from mace_md.model.folded import fold
 from mace_md.ops.energy_forces import load_library
-from mace_md.ops.packing import INTS
+from mace_md.ops.packing import INTS, pack
 
 pytestmark = needs_library
 ARCHITECTURES = [80, 90, 100, 120]
-FUSED = {"fused_nodes": True}
-TENSOR_CORES = {"fused_nodes": True, "tensor_cores": True}
-VARIANTS = {80: FUSED, 90: {"shared_tables": True}, 100: {"fast_sums": True}, 120: TENSOR_CORES}  # the slow tests: all
+LARGE = {"small_system": 0}
+FUSED = LARGE | {"fused_nodes": True}
+TENSOR_CORES = FUSED | {"tensor_cores": True}
+VARIANTS = {80: FUSED, 90: {"shared_tables": True}, 100: LARGE | {"fast_sums": True}, 120: TENSOR_CORES}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,15 @@ def blob(kind, dtype, variant=None, **changes):
     return packed(fold(make_model(kind, **changes)), dtype, 0.5, "auto", **(variant or {}))
 
 
+def test_flags_of_pack_are_those_that_the_tests_set():
+    flags = {"small_system": 7, "tensor_cores": True, "fused_nodes": False, "shared_tables": True, "fast_sums": True}
+    model = fold(make_model("scalars", num_channels=16))
+    found = pack(model, dtype=torch.float32, skin=0.5, **flags).view(torch.int64)
+    expected = packed(model, torch.float32, 0.5, "auto", **flags).view(torch.int64)
+    found[INTS.index("fingerprint")] = expected[INTS.index("fingerprint")]
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc(nvrtc, architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
@@ -50,7 +60,7 @@ def test_nvrtc(nvrtc, architecture, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_nvrtc_of_every_kind_of_model(nvrtc, kind, dtype, tmp_path, monkeypatch):
     monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
-    for variant in ({}, {"shared_tables": True, "fast_sums": True}, FUSED):
+    for variant in ({}, LARGE, LARGE | {"shared_tables": True, "fast_sums": True}, FUSED):
         report("mace_md_compile_kernels", *blob_arguments(blob(kind, dtype, variant)), 90)
 
 
@@ -74,8 +84,8 @@ def test_the_compilers_words_reach_the_user(nvrtc, monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("variant", [{}, {"shared_tables": True, "fast_sums": True}, FUSED, TENSOR_CORES],
-                         ids=["default", "shared", "fused", "tensor cores"])  # fmt: skip
+@pytest.mark.parametrize("variant", [{}, LARGE, {"shared_tables": True, "fast_sums": True}, FUSED, TENSOR_CORES],
+                         ids=["small", "large", "shared", "fused", "tensor cores"])  # fmt: skip
 def test_nvcc_with_hardly_a_spill(architecture, variant, tmp_path):
     """The shape of a medium model (128 channels) fits the registers in float32."""
     load_library()
@@ -87,7 +97,7 @@ def test_nvcc_with_hardly_a_spill(architecture, variant, tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", done.stderr)]
-    assert len(spilled) == done.stderr.count("Compiling entry") > 12
+    assert len(spilled) == done.stderr.count("Compiling entry") >= 12
     assert max(spilled) <= 8  # a fused kernel for sm_100 and 120, whose blocks share a multiprocessor
 
 

@@ -127,6 +127,7 @@ class Recorder:
         self._readout, self._course, self._atoms = readout, course, atoms
         self._total_mass, self._timestep = total_mass, timestep
         self.progress = progress
+        self.muted = False  # evaluate all that rows and frames need, and write nothing
         self._wanted = Wanted("extxyz" in kinds, "velocities" in data, "forces" in data)
         ending = f"-{label}" if label else ""
         self.log = LogTable(folder / f"log{ending}.csv", (*course.columns, *readout.columns))
@@ -143,6 +144,8 @@ class Recorder:
         reading, state = self._readout.energies(
             stepped=self._stepped or step != self._first, forces=self._inspect is not None
         )
+        if self.muted:
+            return
         volume = reading.volume
         row = Row(
             step=step,
@@ -167,6 +170,8 @@ class Recorder:
         if not any(self._files):
             return
         frames = self._readout.frames(step, step * self._timestep * FS_TO_PS, self._wanted, wrap=self._wrap)
+        if self.muted:
+            return
         for frame, files in zip(frames, self._files, strict=False):  # a classical run has no beads, most runs no files
             for file in files:
                 file.append(frame.of_atoms(self._atoms))

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import openmm
@@ -31,6 +32,13 @@ FORMAT = 1
 # What zipfile raises on an archive that is cut or altered; RuntimeError when a flag says "encrypted".
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError, RuntimeError, TypeError)
 LARGEST_MEMBER = 4 * 2**30  # bytes; 16 million atoms
+
+
+class Anchor(NamedTuple):
+    """A state from which the steps to a checkpoint can be made again (`md/anchors.py`): OpenMM's checkpoint."""
+
+    step: int
+    binary: bytes
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Checkpoint:
     state: str
     part: str = ""
     beads: np.ndarray | None = None
+    anchor: Anchor | None = None
 
 
 def save_checkpoint(
@@ -61,8 +70,12 @@ def save_checkpoint(
     sizes: dict[str, int],
     identity: dict[str, object],
     part: str = "",
+    anchor: Anchor | None = None,
 ) -> Path:
-    """Write checkpoint.chk, keep the one before, and state.xml beside them; returns the path."""
+    """Write checkpoint.chk, keep the one before, and state.xml beside them; returns the path.
+
+    anchor : a state of this step or before.
+    """
     context = simulation.context
     ring = RingPolymer(context) if is_ring_polymer(context) else None
     if ring is not None:
@@ -80,9 +93,12 @@ def save_checkpoint(
         "versions": {"openmm": openmm.version.version},
     }
     temporary = folder / (CURRENT + ".part")
-    members = {"restart.json": json.dumps(about, indent=1), "openmm.chk": context.createCheckpoint(), "state.xml": xml}
+    members = {"openmm.chk": context.createCheckpoint(), "state.xml": xml}
+    if anchor is not None and anchor.step < about["step"]:
+        about["anchor_step"], members["anchor.chk"] = anchor.step, anchor.binary
     if ring is not None:
         members["beads.npy"] = _as_bytes(np.stack(ring.take()))
+    members["restart.json"] = json.dumps(about, indent=1)
     try:
         _write_archive(temporary, members)
     except OSError:
@@ -164,9 +180,16 @@ def _read(path: Path) -> Checkpoint:
             versions=_table(about["versions"]),
             part=str(about.get("part", "")),
             beads=_as_array(archive.read("beads.npy")) if "beads.npy" in archive.namelist() else None,
+            anchor=_anchor(about, archive),
             binary=archive.read("openmm.chk"),
             state=_state_xml(archive.read("state.xml").decode()),
         )
+
+
+def _anchor(about: dict, archive: zipfile.ZipFile) -> Anchor | None:
+    if "anchor.chk" not in archive.namelist():
+        return None
+    return Anchor(_whole(about["anchor_step"], -(2**62)), archive.read("anchor.chk"))
 
 
 def _as_bytes(array: np.ndarray) -> bytes:
@@ -270,17 +293,27 @@ def tidy_folder(folder: Path, checkpoint: Checkpoint) -> list[str]:
     return notes
 
 
+def _same_openmm(context: openmm.Context, checkpoint: Checkpoint) -> bool:
+    platform = context.getPlatform().getName()
+    return platform == checkpoint.platform and openmm.version.version == checkpoint.versions.get("openmm")
+
+
+def load_binary(simulation: app.Simulation, checkpoint: Checkpoint, binary: bytes) -> bool:
+    """Set the simulation to a binary part of `checkpoint`; False, and nothing done, where it was not made for it."""
+    context = simulation.context
+    # OpenMM does not check what it is given: where it is too short, it reads on past the end, and may never come back.
+    # A checkpoint grows with the first step, when random numbers and chains get their state; it never shrinks.
+    if not _same_openmm(context, checkpoint) or len(binary) < len(context.createCheckpoint()):
+        return False
+    context.loadCheckpoint(binary)
+    return True
+
+
 def load_into(simulation: app.Simulation, checkpoint: Checkpoint) -> str:
     """Set the simulation to the checkpoint; says whether the continuation is exact or from the portable state."""
     context = simulation.context
-    platform = context.getPlatform().getName()
-    same = platform == checkpoint.platform and openmm.version.version == checkpoint.versions.get("openmm")
-    # OpenMM does not check what it is given: where it is too short, it reads on past the end, and may never come back.
-    # A checkpoint grows with the first step, when random numbers and chains get their state; it never shrinks.
-    fits = same and len(checkpoint.binary) >= len(context.createCheckpoint())
-    if fits:
-        context.loadCheckpoint(checkpoint.binary)
-    else:
+    fits = load_binary(simulation, checkpoint, checkpoint.binary)
+    if not fits:
         context.setState(openmm.XmlSerializer.deserialize(checkpoint.state))
         context.setStepCount(checkpoint.step)
     if checkpoint.beads is not None:
@@ -288,6 +321,6 @@ def load_into(simulation: app.Simulation, checkpoint: Checkpoint) -> str:
     if fits:
         return "exact, random numbers included"
     origin = f"the checkpoint is from {checkpoint.platform}, OpenMM {checkpoint.versions.get('openmm')}"
-    if same:
+    if _same_openmm(context, checkpoint):
         origin = "OpenMM's own part of the checkpoint was made for another system"
     return f"from the portable state ({origin}): positions, velocities and box are exact, random numbers start afresh"
