@@ -91,11 +91,16 @@ class Committee:
             self.potentials.append(potential.to(self._device))
 
     def evaluate(self, positions: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Total energies [n_models], eV, and forces [n_models, n_atoms, 3], eV/A; positions and box in nm."""
+        """Total energies [n_models], eV, and forces [n_models, n_atoms, 3], eV/A; positions and box in nm.
+
+        The same bits whatever was evaluated before, as after a restart.
+        """
         x = torch.from_numpy(np.array(positions, dtype=np.float64)).to(self._device)
         cell = None if box is None else torch.from_numpy(np.array(box, dtype=np.float64)).to(self._device)
         energies, forces = [], []
         for potential, isolated in zip(self.potentials, self._isolated, strict=True):
+            if self._device == "cpu" and hasattr(potential, "state"):
+                potential.state.zero_()  # no neighbour list from before, whose order the sums would have
             energy, force = potential(x, cell)
             energies.append(float(energy.detach()) / EV_TO_KJ_MOL + isolated)
             forces.append(force.detach().cpu().numpy() / EV_PER_ANGSTROM_TO_KJ_MOL_NM)

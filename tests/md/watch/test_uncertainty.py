@@ -88,6 +88,21 @@ SHARED = Path(__file__).parents[4] / "shared"
 
 
 @pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the published models are not here")
+def test_a_committee_gives_the_same_bits_whatever_it_evaluated_before(tiny_model, tmp_path):
+    """So that uncertainty.csv of a continued run is that of the run in one piece."""
+    structure = read_structure(water_pdb(tmp_path / "w.pdb", per_side=3))
+    model = load_model(tiny_model, dtype="float32")
+    moved = structure.positions + np.random.default_rng(3).uniform(-0.01, 0.01, structure.positions.shape)  # nm
+
+    def committee():
+        return Committee([model, model], structure.atomic_numbers, periodic=True)
+
+    used = committee()
+    used.evaluate(structure.positions, structure.box)  # a list that is still complete for the positions after
+    for one, two in zip(used.evaluate(moved, structure.box), committee().evaluate(moved, structure.box), strict=True):
+        assert np.array_equal(one, two)
+
+
 def test_published_committee_on_a_liquid_against_labels():
     """Three models of one study on a frame of their test set: the spread is of the size of their errors, not of another
     unit; each is evaluated as ASE does."""
