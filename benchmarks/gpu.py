@@ -35,6 +35,8 @@ from gpu_workers import Worker, Workers, last_line  # noqa: E402
 TINY = {"tiny": {"channels": 8, "max_L": 0, "r_max": 4.5}}
 ORDER = ["off medium", "mp-0 medium", "off small"]
 TESTS_S = 180.0
+# Which kernels a system gets depends on its size; what `pack` takes to make those of small, middle and large systems.
+SMALL, MIDDLE, LARGE = {}, {"small_system": 0}, {"small_system": 0, "fused_nodes": True}
 TOGETHER = [("tensor_cores", "fused_nodes"), ("tensor_cores", "fused_nodes", "fast_sums")]  # flags
 STATE = ["name", "driver_version", "compute_cap", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem",
          "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active"]  # fmt: skip
@@ -148,21 +150,29 @@ if not ctypes.CDLL(str(LIBRARY)).mace_md_compile_kernels(*arguments, message, ct
 
 
 def variants_of_pack() -> list[dict[str, bool]]:
-    """Every flag of the CUDA kernels, the other way round than usual (both, where that depends); and TOGETHER."""
+    """Every flag of the CUDA kernels, other than usual: the other way round, both ways where that depends, and 0 for a
+    number; and TOGETHER."""
     import inspect
 
     from mace_md.ops.packing import CUDA_FLAGS, pack
 
     usual = {flag: inspect.signature(pack).parameters[flag].default for flag in CUDA_FLAGS}
-    alone = [{flag: value} for flag in CUDA_FLAGS for value in (True, False) if value is not usual[flag]]
+    others = {None: [True, False], True: [False], False: [True]}
+    alone = [
+        {flag: value}
+        for flag in CUDA_FLAGS
+        for value in (others[usual[flag]] if usual[flag] in (None, True, False) else [0])
+    ]
     return alone + [dict.fromkeys(flags, True) for flags in TOGETHER if set(flags) <= set(CUDA_FLAGS)]
 
 
 def compile_kernels(files: dict[str, str], variants: list[dict], architecture: int, limit: float) -> dict[str, str]:
     """Machine code of all models and variants into the cache, on all cores at once; what did not compile, and why."""
     first = next(iter(files))
-    jobs = [(model, dtype, {}) for model in files for dtype in ("float32", "float64")]
-    jobs += [(first, "float32", variant) for variant in variants]
+    jobs = [(model, "float32", size) for model in files for size in (SMALL, MIDDLE, LARGE)]
+    jobs += [(model, "float64", SMALL) for model in files]
+    jobs += [(first, "float32", size | variant) for variant in variants for size in (SMALL, LARGE)]
+    jobs = [job for i, job in enumerate(jobs) if job not in jobs[:i]]
 
     def job(model: str, dtype: str, variant: dict) -> str:
         code = COMPILE.format(here=str(HERE), root=str(HERE.parent), model=files[model], flags=variant, dtype=dtype,
@@ -177,7 +187,7 @@ def compile_kernels(files: dict[str, str], variants: list[dict], architecture: i
 
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
         found = list(pool.map(lambda one: job(*one), jobs))
-    names = [" ".join([model, dtype, *variant]) for model, dtype, variant in jobs]
+    names = [f"{model} {dtype} {variant or ''}" for model, dtype, variant in jobs]
     return {name: error for name, error in zip(names, found, strict=True) if error}
 
 

@@ -42,7 +42,7 @@ def line(result: dict) -> str:
 
 def variant_of(result: dict) -> str:
     """What is other than usual in the kernels: "fast_sums", "no fast_sums"."""
-    return " ".join(name if value else f"no {name}" for name, value in result.get("flags", {}).items())
+    return " ".join(name if value is True else f"no {name}" for name, value in result.get("flags", {}).items())
 
 
 def drift_line(one: dict) -> str:

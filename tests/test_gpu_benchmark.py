@@ -74,6 +74,8 @@ def test_variants_are_the_flags_of_the_kernels_the_other_way_round(benchmark):
 
     variants = benchmark.gpu.variants_of_pack()
     assert {"fast_sums": True} in variants and {"fast_sums": False} not in variants
+    assert {"fused_nodes": True} in variants and {"fused_nodes": False} in variants
+    assert {"small_system": 0} in variants and all(variant.get("small_system", 0) == 0 for variant in variants)
     assert {name for variant in variants if len(variant) == 1 for name in variant} == set(CUDA_FLAGS)
     assert all(set(flags) <= set(CUDA_FLAGS) for flags in benchmark.gpu.TOGETHER)
 
