@@ -135,6 +135,7 @@ class Built(NamedTuple):
 def build(part: Part, setup: SetUp) -> Built:
     """The simulation of one part, at the start structure."""
     config, structure = part.config, setup.structure
+    use_device(config)
     dynamics = _dynamics(part, setup)
     model = _force(config, setup)
     barostat = _barostat(config, structure) if config.ensemble == "npt" else None
@@ -165,6 +166,16 @@ def build(part: Part, setup: SetUp) -> Built:
     if platform.platform.getName() == "CUDA":
         log.info("CUDA graphs: %s (%s)", "yes" if choice.use else "no", choice.reason)
     return Built(simulation, dynamics, model.kernels, choice, graphs)
+
+
+def use_device(config: RunConfig) -> None:
+    """Let torch, too, take the GPU of --device-index: the trial of the kernels, a committee."""
+    if config.device_index is None or not torch.cuda.is_available():
+        return
+    index, count = config.device_index[0], torch.cuda.device_count()
+    if index >= count:
+        raise InputError(f"--device-index {index}: torch sees {count} GPU{'s' * (count > 1)} here, counted from 0.")
+    torch.cuda.set_device(index)
 
 
 def _beside_the_model(config: RunConfig, setup: SetUp) -> list[openmm.Force]:
@@ -248,8 +259,6 @@ def _platform(config: RunConfig) -> PlatformChoice:
         threads=config.threads,
         deterministic=config.deterministic,
     )
-    if choice.platform.getName() == "CUDA" and config.device_index is not None and torch.cuda.is_available():
-        torch.cuda.set_device(config.device_index[0])  # for what computes beside OpenMM: a committee
     details = "".join(f", {key} {value}" for key, value in choice.properties.items())
     log.info(
         "platform: %s%s (%s); %d threads for the model",

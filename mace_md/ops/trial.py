@@ -189,6 +189,8 @@ def _run_process(blob: Tensor, types: Tensor, periodic: bool, device: str) -> tu
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trial.npz"
         np.savez(file, blob=blob.numpy(), types=types.numpy(), periodic=periodic)
+        if device == "cuda" and torch.cuda.is_available():  # the one of this process, where there are several
+            device = f"cuda:{torch.cuda.current_device()}"
         command = [sys.executable, "-m", "mace_md.ops.trial", str(file), device]
         problem, output, errors = None, "", ""
         try:

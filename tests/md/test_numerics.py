@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mace_md.config import RunConfig
-from mace_md.errors import UsageError
+from mace_md.errors import InputError, UsageError
+from mace_md.md.assembly import use_device
 from mace_md.md.numerics import FORCE_NOISE_AT_1_NM, precision_notes, precision_on_gpu, repeatable
 from mace_md.md.simulation import GPU_PLATFORMS
 from mace_md.md.simulation import _platform as platform_of
@@ -63,3 +64,16 @@ def test_properties_of_the_platform(monkeypatch):
 def test_what_a_platform_cannot_do_is_refused(tmp_path):
     with pytest.raises(UsageError, match="OpenCL platform adds in an order"):
         RunConfig(structure=tmp_path, model="m", platform="OpenCL", deterministic=True)
+
+
+def test_torch_takes_the_gpu_of_the_run(tmp_path, monkeypatch):
+    """With a torch that sees two GPUs: what computes beside OpenMM is to be on the same one."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    use_device(RunConfig(structure=tmp_path, model="m", device_index=(1,)))
+    use_device(RunConfig(structure=tmp_path, model="m"))
+    assert taken == [1]
+    with pytest.raises(InputError, match="--device-index 2: torch sees 2 GPUs"):
+        use_device(RunConfig(structure=tmp_path, model="m", device_index=(2,)))
