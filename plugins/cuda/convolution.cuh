@@ -44,6 +44,7 @@ struct Team {
 };
 using TeamA = Team<kThreadsA>;
 using TeamH = Team<kThreadsH>;
+constexpr int kReverseThreads = sizeof(Real) == 4 ? 768 : 256;  // of a multiprocessor, in conv2_reverse of a large system
 
 // Most threads of a block and, where many teams want it, all registers for one block.
 #if MACE_MD_SMALL
@@ -502,7 +503,7 @@ MACE_MD_TEAM_KERNEL(conv2_forward, TeamH) {
   in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::forward(s, blockIdx.x, chunk); });
 }
 
-MACE_MD_TEAM_KERNEL(conv2_reverse, TeamH) {
+MACE_MD_KERNEL(conv2_reverse, TeamH::kMost, MACE_MD_SMALL ? 1 : kReverseThreads / TeamH::kMost) {
   __shared__ ReverseChunk<TeamH> chunk;
   in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::reverse(s, blockIdx.y, blockIdx.x, chunk); });
 }

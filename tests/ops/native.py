@@ -81,7 +81,8 @@ def packed(folded, dtype, skin, instruction_set, **variant):
     if (key, flags) not in _packed:
         blob = _packed[(key, flags)] = _packed[key].clone()
         for name, value in flags:
-            blob.view(torch.int64)[HEADER_INTS - len(CUDA_FLAGS) + CUDA_FLAGS.index(name)] = value
+            header = blob[: 8 * HEADER_INTS].view(torch.int64)
+            header[HEADER_INTS - len(CUDA_FLAGS) + CUDA_FLAGS.index(name)] = value
     return _packed[(key, flags)]
 
 

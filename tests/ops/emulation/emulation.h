@@ -98,6 +98,7 @@ inline unsigned long long atomicOr(unsigned long long* at, unsigned long long va
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __float2int_rn(float value) { return static_cast<int>(std::lrint(value)); }
 inline long long __double2ll_rn(double value) { return std::llrint(value); }
 inline long long __double_as_longlong(double value) { return emulated_value<long long>(emulated_bits(value)); }
 inline double __longlong_as_double(long long value) { return emulated_value<double>(emulated_bits(value)); }
