@@ -52,6 +52,9 @@ def try_kernels(blob: Tensor, types: Tensor, periodic: bool, cache: Path, *, dev
     blob, types : on the CPU, as `energy_forces` takes them. cache : a folder, which need not exist. Does
     not raise for what goes wrong in the trial.
     """
+    most = header_of(blob)["small_system"]
+    if len(types) > 4 * most or (types >= 0).sum() > most:  # as plan.cpp has it
+        blob = with_flags(blob, small_system=0)  # few atoms are compared, but with the kernels that many have
     types = types[types >= 0]
     path = cache / "trials" / f"{_key(blob, len(types), periodic, device)}.json"
     try:

@@ -11,7 +11,7 @@ from mace_md.model.build import build_model
 from mace_md.model.folded import fold
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.ops.energy_forces import LIBRARY, DeviceStatus, energy_forces, load_library, new_state
-from mace_md.ops.packing import CUDA_FLAGS, FUSED_NODES, HEADER_INTS, pack
+from mace_md.ops.packing import pack, with_flags
 from mace_md.units import EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 RESIDUAL = "RealAgnosticResidualInteractionBlock"
@@ -75,14 +75,9 @@ def packed(folded, dtype, skin, instruction_set, **variant):
     key = (weights, folded.r_max, folded.gate, dtype, skin, instruction_set)
     if key not in _packed:
         _packed[key] = pack(folded, dtype=dtype, skin=skin, instruction_set=instruction_set)
-    flags = tuple(
-        (name, FUSED_NODES[value] if name == "fused_nodes" else int(value)) for name, value in variant.items()
-    )
+    flags = tuple(variant.items())
     if (key, flags) not in _packed:
-        blob = _packed[(key, flags)] = _packed[key].clone()
-        for name, value in flags:
-            header = blob[: 8 * HEADER_INTS].view(torch.int64)
-            header[HEADER_INTS - len(CUDA_FLAGS) + CUDA_FLAGS.index(name)] = value
+        _packed[(key, flags)] = with_flags(_packed[key], **variant)
     return _packed[(key, flags)]
 
 

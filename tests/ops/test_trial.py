@@ -126,3 +126,16 @@ def test_flags_are_all_that_changes():
     blob = packed_model()
     other = with_flags(with_flags(blob, fused_nodes=True, fast_sums=True), fused_nodes=None, fast_sums=False)
     assert torch.equal(other, blob) and not torch.equal(with_flags(blob, shared_tables=True), blob)
+
+
+@pytest.mark.parametrize(("types", "small"), [(TYPES, 1024), (TYPES.repeat(52), 0), (torch.full((4097,), -1), 0)])
+def test_kernels_of_many_atoms_are_compared_for_many_atoms(types, small, monkeypatch, tmp_path):
+    seen = []
+
+    def record(blob, *_):
+        seen.append(header_of(blob)["small_system"])
+        return [], "nothing was run"
+
+    monkeypatch.setattr(trial, "_run_process", record)
+    try_kernels(packed_model(), types.int(), True, tmp_path, device="cpu")
+    assert seen == [small]
