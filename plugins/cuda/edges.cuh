@@ -120,8 +120,8 @@ static MACE_MD_INLINE void make_edge(const Arguments& s, int type_i, const NearP
   if constexpr (MACE_MD_ZBL != 0) add_zbl(s, type_i, type_j, near.atom, r, direction, sums.pairs);
 }
 
-// One warp: the edges of atom i in the order of its candidates, 32 at a time, so that no lane is idle and the lane of an
-// edge, hence the order of sums, depends on the edges alone. Returns their number.
+// One warp: the edges of atom i in the order of its candidates, 32 at a time, so that no lane is idle and the lane of
+// an edge, hence the order of sums, depends on the edges alone. Returns their number.
 static MACE_MD_INLINE int make_edges_of(const Arguments& s, int i, NearPair* queue, AtomSums& sums) {
   const Vector x = load_vector(s.position + 3ll * i);
   const int type_i = s.type[i], count = s.n_candidates[i];

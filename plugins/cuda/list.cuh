@@ -4,8 +4,8 @@
 //
 // Atoms are stored by cell, so that neighbours are near in memory, but no result may depend on when the list was built:
 // a run that is continued from a checkpoint builds it at other positions. So candidates are sorted by the slot of the
-// sender (by type, then by the caller's order) and the translation; an atom is taken at its place inside the box of this
-// step, whatever image the list knew it by; and sums over atoms follow the caller's order.
+// sender (by type, then by the caller's order) and the translation; an atom is taken at its place inside the box of
+// this step, whatever image the list knew it by; and sums over atoms follow the caller's order.
 #pragma once
 
 #include "device.h"
@@ -203,20 +203,19 @@ static MACE_MD_INLINE int packed_shift(int a, int b, int c) {
   return ((a + kShiftOffset) << (2 * kShiftBits)) | ((b + kShiftOffset) << kShiftBits) | (c + kShiftOffset);
 }
 
-// What d = x_i - x_j - translation takes for positions inside the box: lattice vectors, in three numbers of ten bits that
-// add and subtract as one.
+// What d = x_i - x_j - translation takes for positions inside the box: lattice vectors, in three numbers of ten bits
+// that add and subtract as one.
 static MACE_MD_INLINE Vector translation(const Arguments& s, DeviceCandidate candidate, int i) {
   if (s.box == nullptr) return {0, 0, 0};
   const int shift = candidate.shift + s.image[candidate.atom] - s.image[i], mask = (1 << kShiftBits) - 1;
-  return times({double((shift >> (2 * kShiftBits)) - kShiftOffset), double(((shift >> kShiftBits) & mask) - kShiftOffset),
-                double((shift & mask) - kShiftOffset)},
-               s.header->box);
+  const int a = shift >> (2 * kShiftBits), b = (shift >> kShiftBits) & mask, c = shift & mask;
+  return times({double(a - kShiftOffset), double(b - kShiftOffset), double(c - kShiftOffset)}, s.header->box);
 }
 
 // ---- one warp: the candidates of an atom
 
-// Writes those that there is room for, with the slot of the sender in the place of its number, and returns how many there
-// are.
+// Writes those that there is room for, with the slot of the sender in the place of its number, and returns how many
+// there are.
 static MACE_MD_INLINE int find_candidates(const Arguments& s, int i, DeviceCandidate* out, int room) {
   const DeviceHeader& h = *s.header;
   const Vector x = built_position(s, i);
@@ -243,7 +242,7 @@ static MACE_MD_INLINE bool before(DeviceCandidate a, DeviceCandidate b) {
   return a.atom < b.atom || (a.atom == b.atom && a.shift < b.shift);
 }
 
-// Bitonic sort of n candidates in place; every exchange puts the smaller one first, so that n need not be a power of two.
+// Bitonic sort of n candidates in place; every exchange puts the smaller one first, so that n need not be a power of 2.
 static MACE_MD_INLINE void sort_candidates(DeviceCandidate* keys, int n) {
   auto exchange = [&](int flip) {
     for (int a = lane(); a < n; a += kWarp) {

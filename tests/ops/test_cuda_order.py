@@ -42,14 +42,15 @@ def assert_same_bits(found, expected):
     assert np.array_equal(found[1], expected[1]) and np.array_equal(found[2], expected[2])
 
 
+@pytest.mark.parametrize("engine", ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 @pytest.mark.parametrize(("kind", "cell", "dtype", "small_system"), CASES)
-def test_the_place_where_the_list_was_built_changes_no_bit(emulation, kind, cell, dtype, small_system, monkeypatch):
+def test_the_place_where_the_list_was_built_changes_no_bit(engine, kind, cell, dtype, small_system, monkeypatch):
     atoms = random_atoms(8 if cell == "dense" else 24, cell=CELLS[cell], spacing=0.75)
     model = make_model(kind, num_channels=3)
     atoms.wrap()
 
     def native():
-        return Native(model, dtype, engine="emulated", skin=SKIN, small_system=small_system)
+        return Native(model, dtype, engine=engine, skin=SKIN, small_system=small_system)
 
     first = native()
     expected = first(atoms)
