@@ -320,3 +320,18 @@ def test_zero_skin_is_the_bare_list():
         moved = positions + 0.01 * step * torch.arange(12)[:, None]
         assert_same_edges(current_edges(verlet, moved, nowhere), bare_edges(moved, nowhere, False, 2.5))
     assert int(verlet.builds) == 4
+
+
+@pytest.mark.parametrize(("n_atoms", "periodic"), [(40, True), (700, True), (700, False)])
+def test_the_order_of_a_list_does_not_depend_on_when_it_was_built(n_atoms, periodic):
+    """Sums over it are then the same to the last bit after a restart, at which the list is built anew."""
+    generator = torch.Generator().manual_seed(4)
+    box = torch.tensor([[22.0, 0.0, 0.0], [3.0, 21.0, 0.0], [-2.0, 4.0, 23.0]], dtype=torch.float64)
+    before = torch.rand(n_atoms, 3, dtype=torch.float64, generator=generator) @ box * 1.2 - 3.0  # some outside the box
+    now = before + 0.4 * (torch.rand(n_atoms, 3, dtype=torch.float64, generator=generator) - 0.5)
+    used, fresh = VerletList(4.0, 1.0, periodic), VerletList(4.0, 1.0, periodic)
+    used(before, box)
+    (edges, vectors), (new_edges, new_vectors) = used(now, box), fresh(now, box)
+    assert int(used.builds) == int(fresh.builds) == 1
+    assert edges.shape[1] > 10 and torch.equal(edges, new_edges)
+    assert torch.equal(vectors, new_vectors)
