@@ -72,7 +72,7 @@ def run_once(config: RunConfig) -> int:
         setup = set_up(config, structure, model)
         parts = checked_parts(config, setup)
         part, *later = _left(parts, checkpoint)
-        built = build(part, setup)
+        built = build(part, setup, None if checkpoint is None else checkpoint.step)
         _say(_precision_lines(config, setup, built))
         check = _prove(config, setup, built.simulation)
         judges = judges_of(config, structure, model)

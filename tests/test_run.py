@@ -18,6 +18,7 @@ import torch
 from water_box import water_pdb
 
 from mace_md.cli import main
+from mace_md.md import assembly
 from mace_md.model.checkpoint import load_model, save_model
 
 QUICK = ["--steps", "20", "--report-interval", "5", "--trajectory-interval", "10", "--checkpoint-interval", "10"]
@@ -132,6 +133,22 @@ def test_npt_moves_molecules_and_says_so(run, tmp_path, thermostat, barostat):
     assert "scales the centres of 8 rigid molecules" in out
     volumes = {row[7] for row in rows(tmp_path / "water-run")[1:]}
     assert len(volumes) > 1
+
+
+def test_a_barostat_does_not_draw_its_first_numbers_again_after_a_restart(run, tmp_path, monkeypatch):
+    seeds, make = [], assembly.make_barostat
+
+    def noted(*kind, seed, **rest):
+        seeds.append(seed)
+        return make(*kind, seed=seed, **rest)
+
+    monkeypatch.setattr(assembly, "make_barostat", noted)
+    for steps in (10, 20, 30):
+        restart = ["--restart"] * (steps > 10)
+        assert run("--ensemble", "npt", "--steps", str(steps), "--check", "skip", *restart)[0] == 0
+    assert seeds == [3, assembly.seed_after(3, 10), assembly.seed_after(3, 20)]
+    found = {assembly.seed_after(seed, step) for seed in (3, 4) for step in range(-50, 50)}
+    assert len(found) == 200 and all(0 < seed < 2**31 for seed in found)
 
 
 def test_all_formats_and_vacuum(run, tmp_path, tmp_path_factory):

@@ -132,13 +132,13 @@ class Built(NamedTuple):
     graphs: Graphs | None
 
 
-def build(part: Part, setup: SetUp) -> Built:
-    """The simulation of one part, at the start structure."""
+def build(part: Part, setup: SetUp, restart_step: int | None = None) -> Built:
+    """The simulation of one part, at the start structure. restart_step : of the checkpoint that it will be set to."""
     config, structure = part.config, setup.structure
     use_device(config)
     dynamics = _dynamics(part, setup)
     model = _force(config, setup)
-    barostat = _barostat(config, structure) if config.ensemble == "npt" else None
+    barostat = _barostat(config, structure, restart_step) if config.ensemble == "npt" else None
     system = make_system(
         structure.topology,
         model,
@@ -232,7 +232,7 @@ def _scaling(config: RunConfig, structure: Structure) -> tuple[bool, str] | None
     return rigid, sentence
 
 
-def _barostat(config: RunConfig, structure: Structure) -> openmm.Force:
+def _barostat(config: RunConfig, structure: Structure, restart_step: int | None) -> openmm.Force:
     rigid, sentence = _scaling(config, structure)
     barostat = make_barostat(
         config.barostat,
@@ -240,7 +240,7 @@ def _barostat(config: RunConfig, structure: Structure) -> openmm.Force:
         temperature=config.temperature_ramp.start,
         interval=config.barostat_interval,
         rigid_molecules=rigid,
-        seed=config.seed,
+        seed=config.seed if restart_step is None else seed_after(config.seed, restart_step),
         surface_tension=config.surface_tension or 0.0,
         beads=config.beads,
     )
@@ -249,6 +249,15 @@ def _barostat(config: RunConfig, structure: Structure) -> openmm.Force:
         config.barostat, config.pressure_ramp, config.barostat_interval, sentence,
     )  # fmt: skip
     return barostat
+
+
+def seed_after(seed: int, step: int) -> int:
+    """The seed of a barostat after a restart at `step`.
+
+    OpenMM writes no random numbers of it into its checkpoints: with the seed of the run it would draw those of the
+    beginning again, each time it is continued.
+    """
+    return max(int(np.random.SeedSequence([seed, step + 2**62]).generate_state(1)[0]) >> 1, 1)  # 31 bits
 
 
 def _platform(config: RunConfig) -> PlatformChoice:
