@@ -32,7 +32,7 @@ import gpu_report  # noqa: E402
 from cpu import MODELS, operations  # noqa: E402
 from gpu_workers import Worker, Workers, last_line  # noqa: E402
 
-TINY = {"tiny": {"channels": 8, "max_L": 0, "r_max": 4.5}}
+TINY = {"tiny": {"channels": 16, "max_L": 0, "r_max": 4.5}}
 ORDER = ["off medium", "mp-0 medium", "off small"]
 TESTS_S = 180.0
 # Which kernels a system gets depends on its size; what `pack` takes to make those of small, middle and large systems.

@@ -103,7 +103,8 @@ class Workers:
     def ask(self, question, limit: float) -> dict:
         """As `Worker.ask`. Not asked: an engine that is missing or failed GIVE_UP times in a row, and boxes no smaller
         than one that had no memory, or no answer in time."""
-        engine, too_large = question.engine or question.task, (question.engine, question.model)
+        engine = " ".join([question.engine or question.task, *question.more.get("flags", {})])
+        too_large = (engine, question.model)
         if engine in self._missing:
             return {"error": self._missing[engine], "kind": "missing"}
         if self._failures.get(engine, 0) >= GIVE_UP:

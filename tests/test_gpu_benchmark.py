@@ -112,8 +112,8 @@ def workers(benchmark, tmp_path):
     worker = benchmark.gpu_workers.Worker("mace-md", "cpu", tmp_path, command)
     found = benchmark.gpu_workers.Workers({"mace-md": worker})
 
-    def ask(do="", engine="native", atoms=24, limit=30.0, model="m"):
-        question = benchmark.gpu_plan.Question("own", "mace-md", "time", engine, model, atoms, more={"do": do})
+    def ask(do="", engine="native", atoms=24, limit=30.0, model="m", **more):
+        question = benchmark.gpu_plan.Question("own", "mace-md", "time", engine, model, atoms, more={"do": do, **more})
         return found.ask(question, limit)
 
     yield ask
@@ -157,6 +157,7 @@ def test_what_is_not_worth_asking_is_not_asked(workers):
     for _ in range(3):
         assert workers("fail")["kind"] == "failed"
     assert "given up" in workers("")["error"]
+    assert "pid" in workers("", flags={"fast_sums": True})
     assert "pid" in workers("", engine="native step")
 
 
