@@ -25,7 +25,7 @@ constexpr int group_count() {
   return n;
 }
 constexpr int kGroups = group_count();
-constexpr int kReverseThreads = sizeof(Real) == 4 ? 768 : 256;  // of a multiprocessor, in large systems
+constexpr int kReverseThreads = sizeof(Real) == 4 ? 768 : 384;  // of a multiprocessor, in large systems
 constexpr int kTableRows = kRows * (MACE_MD_BY_PAIR1 ? kTypes * kTypes : 1);
 
 // The value of a radial function; c: its first row at this channel, STRIDE from row to row.
