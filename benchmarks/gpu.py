@@ -310,6 +310,8 @@ def measure(arguments: argparse.Namespace, run: Run, folder: Path) -> None:
         print(f"{run.clock.spent:5.0f} s  compiled; not: {run.record['not_compiled'] or 'none'}", flush=True)
         atoms = [24] if dry else arguments.atoms
         asked = gpu_plan.questions(list(shapes), atoms, variants=variants)
+        if "own" not in arguments.stages:  # what times are compared with
+            ask_all(run, [q for q in asked if q.task == "peaks"], workers, shapes)
         for stage in arguments.stages:
             if stage == "tests" and not dry:
                 run.note(tests=gpu_tests(min(TESTS_S, run.clock.allowed(TESTS_S))))
@@ -347,14 +349,23 @@ def main(words: list[str] | None = None) -> None:
         sys.exit("torch sees no GPU here (`mace-md doctor` says why); --dry-run tries the script on a CPU")
     about = collect_provenance()
     machine = {key: value for key, value in about["device"].items() if key != "host"}
-    run.note(created=about["created"], versions=about["versions"], peers=peer_versions(), device=machine)
-    run.note(gpu=gpu_state())
+    run.note(created=about["created"], commit=commit(), versions=about["versions"], peers=peer_versions())
+    run.note(device=machine, gpu=gpu_state())
     sampler = Sampler()
     with tempfile.TemporaryDirectory() as folder:
         measure(arguments, run, Path(folder))
     goals = gpu_report.verdict(run.record["results"])
     run.note(sampled=sampler.summary(), gpu_after=gpu_state(), verdict=goals, seconds=run.clock.spent)
     print("\n".join(["", *gpu_report.report(run.record["results"])]))
+
+
+def commit() -> str:
+    """Of the checkout, with a mark when there are changes; empty where there is no git."""
+    command = ["git", "-C", str(HERE.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def peer_versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What gpu.py measures, and in which order: the numbers that decide come first, since the time may end early.
 
-A question is answered by a worker (gpu_engines.py) in a process of its own; workers are named after what they import.
+A question is answered by a worker (gpu_tasks.py) in a process of its own; workers are named after what they import.
 Nothing here needs a GPU, torch or a peer.
 """
 
@@ -28,7 +28,7 @@ LEAST = 3.0  # s; with less left, nothing new is begun
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to be measured: `task` is a function of gpu_engines.TASKS."""
+    """One thing to be measured: `task` is a function of gpu_tasks.TASKS."""
 
     stage: str
     worker: str

@@ -24,10 +24,10 @@ def last_line(path: Path) -> str:
 
 
 class Worker:
-    """One process of gpu_engines.py, or of `command`; `ask` gives its answer, whatever happens to the process."""
+    """One process of gpu_tasks.py, or of `command`; `ask` gives its answer, whatever happens to the process."""
 
     def __init__(self, name: str, device: str, models: Path, command: list[str] | None = None) -> None:
-        script = str(HERE / "gpu_engines.py")
+        script = str(HERE / "gpu_tasks.py")
         self.command = command or [sys.executable, "-W", "ignore", script, name, device, str(models)]
         self.process: subprocess.Popen | None = None
         self.start()

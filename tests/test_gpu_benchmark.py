@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
-NAMES = ["gpu", "gpu_plan", "gpu_report", "gpu_workers", "gpu_engines", "cpu"]
+NAMES = ["gpu", "gpu_plan", "gpu_report", "gpu_workers", "gpu_engines", "gpu_tasks", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_what_decides_is_asked_first_and_nothing_twice(benchmark):
 def test_every_question_has_somebody_who_answers(benchmark):
     engines, plan = benchmark.gpu_engines, benchmark.gpu_plan
     asked = plan.questions(benchmark.gpu.ORDER)
-    assert {question.task for question in asked} == set(engines.TASKS)
+    assert {question.task for question in asked} == set(benchmark.gpu_tasks.TASKS)
     named = {engine for worker in plan.WORKERS.values() for engine in worker}
     assert named == set(engines.ENGINES)
     assert {question.worker for question in asked} <= set(plan.WORKERS)
@@ -171,9 +171,9 @@ def test_questions_to_real_engines(benchmark, tiny_file):
 
     def ask(task, engine, **more):
         question = benchmark.gpu_plan.Question("own", "mace-md", task, engine, "tiny", 24, more=more)
-        return benchmark.gpu_engines.answer_to(question.wire(), "cpu", {"tiny": tiny_file})
+        return benchmark.gpu_tasks.answer_to(question.wire(), "cpu", {"tiny": tiny_file})
 
-    benchmark.gpu_engines.SECONDS = 0.05
+    benchmark.gpu_tasks.SECONDS = 0.05
     for engine in ("pytorch", "pytorch step"):
         found = ask("time", engine)
         assert "error" not in found, found
@@ -198,7 +198,7 @@ def test_kernels_are_summed_by_name(benchmark):
     events = [event("conv2_reverse", "CUDA", 10.0), event("conv2_reverse", "CUDA", 14.0), event("mix", "CUDA", 2.0)]
     events += [event("cuLaunchKernel", "CPU", 5.0)] * 3 + [event("aten::mm", "CPU", 9.0)]
     events += [event("a range", "CUDA", 99.0, annotation=True)]
-    found = benchmark.gpu_engines.kernels_in(events, 2, "cuda")
+    found = benchmark.gpu_tasks.kernels_in(events, 2, "cuda")
     assert found["launches"] == 1.5
     assert found["kernels"] == [
         {"name": "conv2_reverse", "calls": 1.0, "us": 12.0},
