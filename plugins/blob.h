@@ -38,6 +38,7 @@ enum HeaderInt : int {
   kIsa,       // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
   kSections,  // first of the section offsets, in the order of enum Section
   // CUDA only
+  kJoinedGroups = kHeaderInts - 6,  // 1: conv2_reverse with all groups of paths in one block, where that is possible
   kSmallSystem = kHeaderInts - 5,   // most atoms of a system that is evaluated with the fewest launches
   kTensorCores = kHeaderInts - 4,   // 1: the products of fused kernels on tensor cores, as three products of TF32
   kFusedNodes = kHeaderInts - 3,    // what happens at an atom in three kernels: 0 in large systems, 1 never, 2 always
@@ -70,7 +71,7 @@ enum Section : int {
   kWaReverse,      // Real, for each l3: [T or 1][C][paths(l3)*C2]
   kSectionCount
 };
-static_assert(kSections + 2 * kSectionCount <= kTensorCores);  // offset and element count of each
+static_assert(kSections + 2 * kSectionCount <= kJoinedGroups);  // offset and element count of each
 
 enum HeaderDouble : int {
   kRMax,

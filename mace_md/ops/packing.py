@@ -18,7 +18,8 @@ INTS = [
     "magic", "version", "fingerprint", "bytes", "precision", "max_ell", "max_L", "channels", "conv_channels", "types",
     "rows", "radial0_by_sender", "radial1_by_pair", "mix_by_type", "mlp", "gate", "zbl", "scale_zbl", "isa",
 ]  # fmt: skip
-CUDA_FLAGS = ["small_system", "tensor_cores", "fused_nodes", "shared_tables", "fast_sums"]  # the last of the integers
+# The last of the integers.
+CUDA_FLAGS = ["joined_groups", "small_system", "tensor_cores", "fused_nodes", "shared_tables", "fast_sums"]
 SECTIONS = [
     "table0", "table1", "density0", "density1", "program0", "program1", "weights0", "weights1", "W_h", "bias_h",
     "clebsch", "clebsch_values", "W_a", "readout0", "readout0_bias", "W_r", "W_s", "b_r", "v_r", "zbl_types",
@@ -47,6 +48,7 @@ def pack(
     dtype: torch.dtype,
     skin: float,
     instruction_set: str = "auto",
+    joined_groups: bool = False,
     small_system: int = SMALL_SYSTEM,
     tensor_cores: bool = False,
     fused_nodes: bool | None = None,
@@ -62,10 +64,11 @@ def pack(
     skin : A, by which the neighbour list reaches beyond r_max.
     instruction_set : "auto", or one of the sets that the library has, for tests and measurements.
     small_system : up to this number of atoms a GPU evaluates the model with the fewest launches, 0 for never.
-    tensor_cores, fused_nodes, shared_tables, fast_sums : variants of the kernels for GPUs. Products with weights on
-        tensor cores, each as three products of TF32 (float32 with fused_nodes only); what happens at an atom in three
-        kernels (None: in large systems) rather than in seven; radial tables in shared memory where they fit; sums whose
-        last bits depend on the order of threads.
+    joined_groups, tensor_cores, fused_nodes, shared_tables, fast_sums : variants of the kernels for GPUs. All paths of
+        an atom in one block of the second convolution backwards (L = 1, float32, large systems); products with weights
+        on tensor cores, each as three products of TF32 (float32 with fused_nodes only); what happens at an atom in
+        three kernels (None: in large systems) rather than in seven; radial tables in shared memory where they fit; sums
+        whose last bits depend on the order of threads.
 
     Raises InputError when the kernels have no code for the model's shape.
     """
@@ -119,7 +122,8 @@ def pack(
         "radial0_by_sender": folded.radial0_by_sender, "radial1_by_pair": folded.radial1_by_pair,
         "mix_by_type": any(w.shape[0] > 1 for w in folded.W_a), "mlp": mlp, "gate": GATES[folded.gate],
         "zbl": zbl is not None, "scale_zbl": True, "isa": INSTRUCTION_SETS[instruction_set],
-        "small_system": small_system, "tensor_cores": tensor_cores, "fused_nodes": FUSED_NODES[fused_nodes],
+        "joined_groups": joined_groups, "small_system": small_system, "tensor_cores": tensor_cores,
+        "fused_nodes": FUSED_NODES[fused_nodes],
         "shared_tables": shared_tables, "fast_sums": fast_sums,
     }  # fmt: skip
     return assemble(header, numbers, sections, dtype)

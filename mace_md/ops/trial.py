@@ -69,17 +69,17 @@ def try_kernels(blob: Tensor, types: Tensor, periodic: bool, cache: Path, *, dev
     return trial
 
 
-def variants(n_atoms: int) -> list[dict[str, bool]]:
-    """Flags worth trying for so many atoms; the first are the plainest."""
-    if n_atoms < FEW_ATOMS:
-        return [{"fused_nodes": False, "shared_tables": False}]
-    return [{"fused_nodes": f, "shared_tables": s} for s in (False, True) for f in (False, True)]
+PLAIN = {"fused_nodes": False, "shared_tables": False, "joined_groups": False}
 
 
 def results_of(blob: Tensor, types: Tensor, periodic: bool, device: str, evaluate: Evaluate) -> Iterator[dict]:
-    """One result for each variant: flags, and either the deviation and the time of a call, or the error."""
+    """One result for each variant: flags, and either the deviation and the time of a call, or the error.
+
+    The plainest comes first. The variants of the convolutions are tried with the better kernels at an atom.
+    """
     compared, timed = _some(types, MOST_COMPARED), _some(types, MOST_TIMED)
-    for flags in variants(len(types)):
+
+    def result_of(flags: dict[str, bool]) -> dict:
         variant = with_flags(blob, **flags)
         try:
             forces, energy = _deviation(variant, compared, periodic, device, evaluate)
@@ -88,7 +88,17 @@ def results_of(blob: Tensor, types: Tensor, periodic: bool, device: str, evaluat
                 result["seconds"] = _seconds(variant, timed, periodic, device, evaluate)
         except RuntimeError as error:
             result = {"error": str(error).splitlines()[0][:300]}
-        yield {"flags": flags, "precision": int(header_of(blob)["precision"]), "atoms": len(timed), **result}
+        return {"flags": flags, "precision": int(header_of(blob)["precision"]), "atoms": len(timed), **result}
+
+    results = [result_of(PLAIN)]
+    yield results[0]
+    if len(types) < FEW_ATOMS:
+        return
+    results.append(result_of(PLAIN | {"fused_nodes": True}))
+    yield results[1]
+    better = min(results, key=lambda r: r.get("seconds", float("inf")))["flags"]
+    for name in ("shared_tables", "joined_groups"):
+        yield result_of(better | {name: True})
 
 
 def _finding(results: list[dict], problem: str | None = None) -> Trial:

@@ -25,8 +25,14 @@ constexpr int group_count() {
   return n;
 }
 constexpr int kGroups = group_count();
+constexpr int kSumParts = MACE_MD_JOINED_GROUPS ? 1 : kGroups;  // that layer 2 writes of the sums of an edge
 constexpr int kReverseThreads = sizeof(Real) == 4 ? 768 : 384;  // of a multiprocessor, in large systems
 constexpr int kTableRows = kRows * (MACE_MD_BY_PAIR1 ? kTypes * kTypes : 1);
+
+template <int N>
+static constexpr int value_of(Lanes<N>) {
+  return N;
+}
 
 // The value of a radial function; c: its first row at this channel, STRIDE from row to row.
 template <int STRIDE>
@@ -82,7 +88,7 @@ static MACE_MD_INLINE void conv1_reverse_of(const Arguments& s, int i) {
   __shared__ ReverseChunk<T> chunk;
   const bool active = T::thread() < C;
   const int c = active ? T::thread() : 0;
-  Real* out = s.sums + (kGroups * s.capacity + s.candidate_start[i]) * kSums;
+  Real* out = s.sums + (kSumParts * s.capacity + s.candidate_start[i]) * kSums;
   const Real scale = active ? s.scale0[i] : Real(0);
   Real g[kA];
   MACE_MD_UNROLL
@@ -136,6 +142,14 @@ struct InShared {
   static constexpr int kRow = N_PATHS * kWarp;
   static constexpr int path(int p, int first) { return (p - first) * kWarp; }
 };
+
+static MACE_MD_INLINE void add_to_sender(const Arguments& s, int atom, int lm, int c, Real adjoint) {
+  const long long at = (static_cast<long long>(atom) * kH + lm) * C2 + c;
+  if constexpr (MACE_MD_DETERMINISTIC != 0)
+    fixed_add(s, static_cast<long long*>(s.h_adjoint) + at, adjoint);
+  else
+    atomicAdd(static_cast<Real*>(s.h_adjoint) + at, adjoint);
+}
 
 // One group of paths, FIRST to END.
 template <int FIRST, int END>
@@ -257,26 +271,25 @@ struct Group {
     q[0] += d * sum;
   }
 
-  static MACE_MD_INLINE void scatter(const Arguments& s, int atom, int c, const Real* h_adjoint) {
-    MACE_MD_UNROLL
-    for (int m = 0; m < kNumH; ++m) {
-      const long long at = (static_cast<long long>(atom) * kH + kFirstH + m) * C2 + c;
-      if constexpr (MACE_MD_DETERMINISTIC != 0)
-        fixed_add(s, static_cast<long long*>(s.h_adjoint) + at, h_adjoint[m]);
-      else
-        atomicAdd(static_cast<Real*>(s.h_adjoint) + at, h_adjoint[m]);
-    }
-  }
-
-  // One edge: the adjoint of its features goes to the sender, the others are added to q.
+  // One edge: adds to the adjoints of its sender's features, and to q.
   template <class View, int... P>
-  static MACE_MD_INLINE void reverse_edge(const Arguments& s, const Real* table, const Edge& edge, const Real* g, int c,
-                                          bool active, Real* q, Lanes<P...>) {
-    Real h[kNumH], h_adjoint[kNumH] = {};
+  static MACE_MD_INLINE void edge_adjoints(const Arguments& s, const Real* table, const Edge& edge, const Real* g, int c,
+                                           Real* h_adjoint, Real* q, Lanes<P...>) {
+    Real h[kNumH];
     load_features(s, edge.atom, c, h);
     (reverse_path<FIRST + P, View>(table + static_cast<long long>(edge.row1) * View::kRow, edge, h, g, h_adjoint, q),
      ...);
-    if (active) scatter(s, edge.atom, c, h_adjoint);
+  }
+
+  // One edge: the adjoint of its features goes to the sender, the others are added to q.
+  template <class View>
+  static MACE_MD_INLINE void reverse_edge(const Arguments& s, const Real* table, const Edge& edge, const Real* g, int c,
+                                          bool active, Real* q) {
+    Real h_adjoint[kNumH] = {};
+    edge_adjoints<View>(s, table, edge, g, c, h_adjoint, q, Index());
+    if (!active) return;
+    MACE_MD_UNROLL
+    for (int m = 0; m < kNumH; ++m) add_to_sender(s, edge.atom, kFirstH + m, c, h_adjoint[m]);
   }
 
   template <int... P>
@@ -296,7 +309,7 @@ struct Group {
         s, i, chunk.edges,
         [&](const Edge& edge, int e) {
           Real q[16] = {};
-          reverse_edge<InCache>(s, s.table1 + c, edge, g, c, active, q, Index());
+          reverse_edge<InCache>(s, s.table1 + c, edge, g, c, active, q);
           sum_channels(q, chunk.partial[T::thread() / kWarp] + e * kSums);
         },
         [&](int first, int size) { combine_warps(chunk, size, out + first * kSums); });
@@ -349,20 +362,20 @@ struct Group {
       load_adjoint(s, i, c, active, g, Index());
       for (int e = 0; e < n; ++e, out += kSums) {
         Real q[16] = {};
-        reverse_edge<View>(s, table + lane(), Edge(edges[e]), g, c, active, q, Index());
+        reverse_edge<View>(s, table + lane(), Edge(edges[e]), g, c, active, q);
         add_sums(q, slice == 0, out);
       }
     });
   }
 };
 
-// Calls body(Group, its index) for the group of this block.
+// Calls body(Group, its index as a type) for one of the groups.
 template <int FIRST, int INDEX, class Body>
 static MACE_MD_INLINE void in_group(int group, Body&& body) {
   if constexpr (FIRST < kPaths) {
     constexpr int kEnd = Table::value.group_end(FIRST, MACE_MD_GROUP_ROWS);
     if (group == INDEX)
-      body(Group<FIRST, kEnd>());
+      body(Group<FIRST, kEnd>(), Lanes<INDEX>());
     else
       in_group<kEnd, INDEX + 1>(group, body);
   }
@@ -370,24 +383,24 @@ static MACE_MD_INLINE void in_group(int group, Body&& body) {
 
 MACE_MD_TEAM_KERNEL(conv2_forward, TeamH) {
   __shared__ ForwardChunk<TeamH> chunk;
-  in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::forward(s, blockIdx.x, chunk); });
+  in_group<0, 0>(blockIdx.y, [&](auto group, auto) { decltype(group)::forward(s, blockIdx.x, chunk); });
 }
 
 MACE_MD_KERNEL(conv2_reverse, TeamH::kMost, MACE_MD_SMALL ? 1 : kReverseThreads / TeamH::kMost) {
   __shared__ ReverseChunk<TeamH> chunk;
-  in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::reverse(s, blockIdx.y, blockIdx.x, chunk); });
+  in_group<0, 0>(blockIdx.y, [&](auto group, auto) { decltype(group)::reverse(s, blockIdx.y, blockIdx.x, chunk); });
 }
 
 #if MACE_MD_SHARED_TABLES
 // Blocks that stay: each has one group of paths and every gridDim.x-th set of receivers.
 MACE_MD_KERNEL(conv2_forward_shared, kSharedTableThreads) {
   MACE_MD_DYNAMIC_SHARED(Real, table);
-  in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::forward_shared(s, table); });
+  in_group<0, 0>(blockIdx.y, [&](auto group, auto) { decltype(group)::forward_shared(s, table); });
 }
 
 MACE_MD_KERNEL(conv2_reverse_shared, kSharedTableThreads) {
   MACE_MD_DYNAMIC_SHARED(Real, table);
-  in_group<0, 0>(blockIdx.y, [&](auto group) { decltype(group)::reverse_shared(s, blockIdx.y, table); });
+  in_group<0, 0>(blockIdx.y, [&](auto group, auto) { decltype(group)::reverse_shared(s, blockIdx.y, table); });
 }
 #endif
 

@@ -6,11 +6,6 @@
 namespace mace_md {
 namespace MACE_MD_TARGET {
 
-template <int N>
-static constexpr int value_of(Lanes<N>) {
-  return N;
-}
-
 // H, with its bias
 static MACE_MD_INLINE void store_h(const Arguments& s, int atom, int type, int lm, int column, Real value) {
   const long long at = (static_cast<long long>(atom) * kH + lm) * C2 + column;

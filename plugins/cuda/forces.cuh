@@ -12,7 +12,7 @@ struct EdgeForce {
 
 static MACE_MD_INLINE void add_edge(const Arguments& s, int i, long long e, EdgeForce& total) {
   Real sums[kSums] = {};
-  for (int group = 0; group <= kGroups; ++group) {
+  for (int group = 0; group <= kSumParts; ++group) {
     const Real* from = s.sums + (group * s.capacity + e) * kSums;
     MACE_MD_UNROLL
     for (int k = 0; k < kSums; ++k) sums[k] += from[k];

@@ -2,6 +2,9 @@
 #pragma once
 
 #include "forces.cuh"
+#if MACE_MD_JOINED_GROUPS
+#include "joined.cuh"
+#endif
 #if MACE_MD_FUSED_NODES
 #include "fused.cuh"
 #else

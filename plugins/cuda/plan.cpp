@@ -130,7 +130,10 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
     step.add("node_energy", a_threads, pairs);
     step.add("mix_reverse", kLinearBlock, tiles, a, phi_columns);
   }
-  convolve("conv2_reverse", "conv2_reverse_shared");
+  if (joins_groups(blob, sizes.small))
+    step.add("conv2_reverse_joined", groups * h_threads, n);
+  else
+    convolve("conv2_reverse", "conv2_reverse_shared");
   if (fused) {
     step.add("node0_reverse", kFusedThreads, eights, 1, 1, h_bytes);
   } else {

@@ -195,6 +195,7 @@ std::string defines(const Blob& blob, bool fused, bool small) {
   define("DETERMINISTIC", number(blob[kFastSums] == 0));
   define("SHARED_TABLES", number(blob[kSharedTables] != 0));
   define("SMALL", number(small));
+  define("JOINED_GROUPS", number(joins_groups(blob, small)));
   define("FUSED_NODES", number(fused));
   define("TENSOR_CORES", number(fused && uses_tensor_cores(blob)));
   define("GROUP_ROWS", number(kGroupRows));
@@ -237,6 +238,13 @@ int64_t shared_table_bytes(const Blob& blob) {
 int64_t fused_shared_bytes(const Blob& blob, int max_l) {
   return int64_t{(max_l + 1) * (max_l + 1)} * kFusedAtoms *
          fused_pitch(static_cast<int>(blob[kChannels]), static_cast<int>(blob[kConvChannels])) * blob[kPrecision];
+}
+
+bool joins_groups(const Blob& blob, bool small) {
+  constexpr int64_t kMostThreads = 512;  // so that each has the registers, and the block the shared memory
+  const int64_t groups = group_count(static_cast<int>(blob[kMaxEll]), static_cast<int>(blob[kMaxL]));
+  return blob[kJoinedGroups] != 0 && !small && blob[kPrecision] == 4 && blob[kMaxL] == 1 && groups > 1 &&
+         groups * ((blob[kConvChannels] + 31) / 32 * 32) <= kMostThreads;
 }
 
 bool uses_tensor_cores(const Blob& blob) {

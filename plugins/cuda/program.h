@@ -28,6 +28,8 @@ int group_count(int max_ell, int max_L);
 int64_t shared_table_bytes(const Blob& blob);
 // Dynamic shared memory of a fused node kernel that keeps components up to degree max_l.
 int64_t fused_shared_bytes(const Blob& blob, int max_l);
+// Whether conv2_reverse has all groups of paths of a receiver in one block: asked for, and possible for this shape.
+bool joins_groups(const Blob& blob, bool small);
 // Whether the products of fused kernels are made on tensor cores: asked for, and possible for this shape.
 bool uses_tensor_cores(const Blob& blob);
 int component_count(int max_ell, int max_L);

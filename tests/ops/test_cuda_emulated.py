@@ -129,10 +129,11 @@ def test_tables_go_into_shared_memory_where_they_fit(emulation):
         assert emulation.launches_of("conv2_reverse_shared") == before + fits
 
 
-@pytest.mark.parametrize("flags", ["", "fused_nodes", "fused_nodes tensor_cores"])
+@pytest.mark.parametrize("flags", ["", "fused_nodes", "fused_nodes tensor_cores", "joined_groups"])
 @pytest.mark.parametrize("kind", ["vectors", "density"])
 def test_results_do_not_depend_on_the_order_of_threads(emulation, kind, flags, monkeypatch):
     model, variant = make_model(kind, num_channels=16), dict.fromkeys(flags.split(), True)
+    variant["small_system"] = 0 if "joined_groups" in flags else 1024
     native = Native(model, torch.float32, engine="emulated", **variant)
     atoms = random_atoms(n_atoms=20, cell=TRICLINIC, spacing=0.8)
     first = native(atoms)

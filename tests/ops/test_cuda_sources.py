@@ -19,7 +19,9 @@ ARCHITECTURES = [80, 90, 100, 120]
 LARGE = {"small_system": 0}
 FUSED = LARGE | {"fused_nodes": True}
 TENSOR_CORES = FUSED | {"tensor_cores": True}
-VARIANTS = {80: FUSED, 90: {"shared_tables": True}, 100: LARGE | {"fast_sums": True}, 120: TENSOR_CORES}
+SHARED = {"shared_tables": True, "fast_sums": True}
+JOINED = LARGE | {"joined_groups": True}
+VARIANTS = {80: FUSED, 90: JOINED | {"shared_tables": True}, 100: LARGE | {"fast_sums": True}, 120: TENSOR_CORES}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,8 @@ def blob(kind, dtype, variant=None, **changes):
 
 
 def test_flags_of_pack_are_those_that_the_tests_set():
-    flags = {"small_system": 7, "tensor_cores": True, "fused_nodes": False, "shared_tables": True, "fast_sums": True}
+    flags = {"small_system": 7, "fused_nodes": False}
+    flags |= dict.fromkeys(["joined_groups", "tensor_cores", "shared_tables", "fast_sums"], True)
     model = fold(make_model("scalars", num_channels=16))
     found = pack(model, dtype=torch.float32, skin=0.5, **flags)[: 8 * HEADER_INTS].view(torch.int64)
     expected = packed(model, torch.float32, 0.5, "auto", **flags)[: 8 * HEADER_INTS].view(torch.int64)
@@ -84,8 +87,8 @@ def test_the_compilers_words_reach_the_user(nvrtc, monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("variant", [{}, LARGE, {"shared_tables": True, "fast_sums": True}, FUSED, TENSOR_CORES],
-                         ids=["small", "large", "shared", "fused", "tensor cores"])  # fmt: skip
+@pytest.mark.parametrize("variant", [{}, LARGE, SHARED, FUSED, TENSOR_CORES, JOINED],
+                         ids=["small", "large", "shared", "fused", "tensor cores", "joined"])  # fmt: skip
 def test_nvcc_with_hardly_a_spill(architecture, variant, tmp_path):
     """The shape of a medium model (128 channels) fits the registers in float32."""
     load_library()

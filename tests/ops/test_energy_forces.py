@@ -37,14 +37,16 @@ def test_float32_is_the_plain_model_to_rounding(kind, engine):
 
 
 ON_GPUS = pytest.mark.parametrize("engine", ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
+VARIANTS = ["shared_tables", "fast_sums", "fused_nodes", "fused_nodes tensor_cores", "large", "large joined_groups"]
 
 
 @ON_GPUS
-@pytest.mark.parametrize("variant", ["shared_tables", "fast_sums", "fused_nodes", "fused_nodes tensor_cores", "large"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("kind", "num_channels"), [("vectors", 48), ("tensors", 16)])
 def test_variants_for_gpus_are_the_same_function(kind, num_channels, variant, engine):
     model, atoms = make_model(kind, num_channels=num_channels), random_atoms(cell=TRICLINIC)
-    flags = {"small_system": 0} if variant == "large" else dict.fromkeys(variant.split(), True)
+    flags = {"small_system": 0} if "large" in variant else {}
+    flags |= {name: True for name in variant.split() if name != "large"}
     energy, forces, virial = Native(model, torch.float32, engine=engine, **flags)(atoms)
     expected = reference(model, atoms, R_MAX)
     assert energy == pytest.approx(expected[0], rel=1e-6, abs=1e-5)
