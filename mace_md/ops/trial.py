@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mace_md.ops.energy_forces import LIBRARY, energy_forces, load_library, new_state
-from mace_md.ops.packing import header_of, with_flags
+from mace_md.ops.packing import SMALL_SYSTEM, header_of, with_flags
 from mace_md.units import NM_TO_ANGSTROM
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ Evaluate = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor], tuple[Tenso
 
 SECONDS = 300  # then the process is ended
 MOST_COMPARED, MOST_TIMED = 200, 20_000  # atoms
-FEW_ATOMS = 1000  # below this there is nothing to choose
+FEW_ATOMS = SMALL_SYSTEM  # up to this there is nothing to choose
+PLAIN = {"fused_nodes": False, "shared_tables": False, "joined_groups": False}
 WARM_UPS, TIMES = 3, 10
 SPACING, JITTER = 2.15, 0.25  # A: the density of water, and no two atoms closer than 1.4 A
 # Relative deviation from the kernels of the CPU that is rounding: of forces (rms) and of the energy.
@@ -69,9 +70,6 @@ def try_kernels(blob: Tensor, types: Tensor, periodic: bool, cache: Path, *, dev
     return trial
 
 
-PLAIN = {"fused_nodes": False, "shared_tables": False, "joined_groups": False}
-
-
 def results_of(blob: Tensor, types: Tensor, periodic: bool, device: str, evaluate: Evaluate) -> Iterator[dict]:
     """One result for each variant: flags, and either the deviation and the time of a call, or the error.
 
@@ -92,7 +90,7 @@ def results_of(blob: Tensor, types: Tensor, periodic: bool, device: str, evaluat
 
     results = [result_of(PLAIN)]
     yield results[0]
-    if len(types) < FEW_ATOMS:
+    if len(types) <= FEW_ATOMS:
         return
     results.append(result_of(PLAIN | {"fused_nodes": True}))
     yield results[1]
