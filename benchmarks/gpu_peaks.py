@@ -18,14 +18,14 @@ CHAINS, UNROLLED = 8, 4
 if triton is not None:
 
     @triton.jit
-    def multiply_add(out, n, BLOCK: tl.constexpr, UNROLLED: tl.constexpr):
+    def multiply_add(out, ROUNDS: tl.constexpr, BLOCK: tl.constexpr, UNROLLED: tl.constexpr):
         """Eight independent chains for every element, so that none waits for its own last result."""
         lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         x = lane.to(tl.float32) * 1e-6
         scale, shift = 1.0 - x, x + 0.5  # known at run time only
         a, b, c, d = x, x + 1.0, x + 2.0, x + 3.0
         e, f, g, h = x + 4.0, x + 5.0, x + 6.0, x + 7.0
-        for _ in range(n):
+        for _ in range(ROUNDS):
             for _ in tl.static_range(UNROLLED):
                 a, b, c, d = a * scale + shift, b * scale + shift, c * scale + shift, d * scale + shift
                 e, f, g, h = e * scale + shift, f * scale + shift, g * scale + shift, h * scale + shift
@@ -77,6 +77,6 @@ def _chains() -> float:
     out, rounds = torch.empty(blocks * BLOCK, device="cuda"), 20_000
 
     def launch() -> None:
-        multiply_add[(blocks,)](out, rounds, BLOCK=BLOCK, UNROLLED=UNROLLED, num_warps=WARPS)
+        multiply_add[(blocks,)](out, ROUNDS=rounds, BLOCK=BLOCK, UNROLLED=UNROLLED, num_warps=WARPS)
 
     return multiply_adds(rounds, blocks) / best_of(launch, "cuda")

@@ -309,7 +309,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, torch, gpu_peaks
 out, blocks = torch.empty(2 * gpu_peaks.BLOCK), 2
-gpu_peaks.multiply_add[(blocks,)](out, 3, BLOCK=gpu_peaks.BLOCK, UNROLLED=gpu_peaks.UNROLLED)
+gpu_peaks.multiply_add[(blocks,)](out, ROUNDS=3, BLOCK=gpu_peaks.BLOCK, UNROLLED=gpu_peaks.UNROLLED)
 x = np.arange(len(out), dtype=np.float32) * np.float32(1e-6)
 chains = [x + np.float32(k) for k in range(gpu_peaks.CHAINS)]
 for _ in range(3 * gpu_peaks.UNROLLED):

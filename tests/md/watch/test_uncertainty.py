@@ -87,7 +87,6 @@ def test_committee_evaluates_each_model_as_ase_does(tiny_model, other_models, bo
 SHARED = Path(__file__).parents[4] / "shared"
 
 
-@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the published models are not here")
 def test_a_committee_gives_the_same_bits_whatever_it_evaluated_before(tiny_model, tmp_path):
     """So that uncertainty.csv of a continued run is that of the run in one piece."""
     structure = read_structure(water_pdb(tmp_path / "w.pdb", per_side=3))
@@ -103,6 +102,7 @@ def test_a_committee_gives_the_same_bits_whatever_it_evaluated_before(tiny_model
         assert np.array_equal(one, two)
 
 
+@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the published models are not here")
 def test_published_committee_on_a_liquid_against_labels():
     """Three models of one study on a frame of their test set: the spread is of the size of their errors, not of another
     unit; each is evaluated as ASE does."""
