@@ -100,8 +100,8 @@ def test_nvcc_with_hardly_a_spill(architecture, variant, tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", done.stderr)]
-    assert len(spilled) == done.stderr.count("Compiling entry") >= 12
-    assert max(spilled) <= 8  # a fused kernel for sm_100 and 120, whose blocks share a multiprocessor
+    assert len(spilled) >= done.stderr.count("Compiling entry") >= 12  # and functions that are not inlined
+    assert max(spilled) <= 16  # one kernel of some variants, for sm_100 and 120
 
 
 def test_every_device_source_is_embedded(tmp_path):
