@@ -19,7 +19,9 @@ BAROSTATS = ("isotropic", "anisotropic", "membrane", "flexible")
 COLD, WARM = 40.0, 51.0  # K: their potential energies differ by about two standard deviations
 LOW, HIGH = 500.0, 1150.0  # bar: likewise the volumes of 32 atoms
 GAS_TEMPERATURE, GAS_PRESSURE = 60.0, 50.0
-GAS_MOLECULES = {1: 32, 2: 16}  # by the number of atoms in each
+# By the number of atoms in each and by what is scaled. Of 16 rigid molecules a move of up to 30 % of the volume, as the
+# barostat comes to make them, may give a box of no size, which stops the simulation.
+GAS_MOLECULES = {(1, "atoms"): 32, (2, "molecules"): 24, (2, "atoms"): 16}
 HARMONIC_TEMPERATURE = 0.5  # K: anharmonic terms are below 0.1 % there
 
 
@@ -182,16 +184,18 @@ def _slow(kind: str | None, scaling: str) -> bool:
 def gas(store: Store, kind: str, scaling: str, atoms_each: int) -> list[Check]:
     """The volume of an ideal gas, with the force of a MACE without interaction in place."""
     volumes = gas_samples(store, kind, scaling, atoms_each).volume
-    return checks.ideal_gas(volumes, GAS_MOLECULES[atoms_each], GAS_TEMPERATURE, GAS_PRESSURE)
+    return checks.ideal_gas(volumes, GAS_MOLECULES[atoms_each, scaling], GAS_TEMPERATURE, GAS_PRESSURE)
 
 
 def gas_samples(store: Store, kind: str, scaling: str, atoms_each: int) -> Samples:
     """An ideal gas under a barostat."""
-    matter = ideal_gas(GAS_TEMPERATURE, GAS_PRESSURE, GAS_MOLECULES[atoms_each], atoms_each)
+    matter = ideal_gas(GAS_TEMPERATURE, GAS_PRESSURE, GAS_MOLECULES[atoms_each, scaling], atoms_each)
     ensemble = Ensemble("langevin", GAS_TEMPERATURE, kind, GAS_PRESSURE, scaling, barostat_interval=1)
     count, every, equilibration = 2000, 5, 1000
     if atoms_each > 1 and scaling == "atoms":  # each move stretches the bonds, which take 100 steps to forget it
         ensemble, count, every, equilibration = replace(ensemble, barostat_interval=5), 2000, 25, 4000
+    elif atoms_each > 1 and kind != "isotropic":  # its shape is slow to forget
+        every = 20
     matter = replace(matter, name=f"ideal gas {atoms_each}")
     return store.samples(matter, ensemble, count=count, every=every, equilibration=equilibration)
 
@@ -331,7 +335,7 @@ def plan(published: tuple[Path, Path] | None = None) -> list[Case]:
                           lambda s, k=kind: barostat(s, k, "atoms", False)))  # fmt: skip
         cases.append(Case(f"npt-{kind}-molecules", f"{kind} barostat, molecules", mixed,
                           lambda s, k=kind: barostat(s, k, "molecules", True)))  # fmt: skip
-        for scaling, atoms_each, words in (("atoms", 1, "32 atoms"), ("molecules", 2, "16 two-atom molecules"),
+        for scaling, atoms_each, words in (("atoms", 1, "32 atoms"), ("molecules", 2, "24 two-atom molecules"),
                                            ("atoms", 2, "16 two-atom molecules")):  # fmt: skip
             name, integrator = f"gas-{kind}-{scaling}-{atoms_each}", f"{kind} barostat, {scaling}"
             cases.append(Case(name, integrator, f"ideal gas, {words}",

@@ -85,12 +85,12 @@ def _ratio(panel, store: Store) -> None:
 
 
 def _volume(panel, store: Store) -> None:
-    mean = ideal_gas_volume(GAS_MOLECULES[1], GAS_TEMPERATURE, GAS_PRESSURE)
+    mean = ideal_gas_volume(GAS_MOLECULES[1, "atoms"], GAS_TEMPERATURE, GAS_PRESSURE)
     for colour, kind in zip(COLOURS, BAROSTATS, strict=True):
         volumes = gas_samples(store, kind, "atoms", 1).volume
         panel.hist(volumes, bins=40, density=True, histtype="step", color=colour, label=kind)
     x = np.linspace(0.5 * mean, 1.7 * mean, 200)
-    shape = GAS_MOLECULES[1] + 1
+    shape = GAS_MOLECULES[1, "atoms"] + 1
     panel.plot(x, stats.gamma(shape, scale=mean / shape).pdf(x), color="black", linewidth=1, label="theory")
     panel.set(xlabel="volume, nm³", ylabel="density", title=f"Ideal gas, {GAS_PRESSURE:g} bar, four barostats")
     panel.legend(fontsize=7)
