@@ -55,7 +55,7 @@ def foreign_models(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("models")
     with tarfile.open(REPOSITORY / "tests" / "data" / "models.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # before 3.11.4
     return folder
 
 
