@@ -26,6 +26,8 @@ class Matter:
     spring : kJ/mol/nm^2, of a harmonic force along the bonds, beside the MACE; 0: bonds only define molecules.
     shape_energy : kJ/mol, of a force that depends on the shape of the box and not on its volume. Without it the shape
         of a box of gas wanders off without bounds; with it the volume is still distributed as that of an ideal gas.
+    whole : molecules are never cut by the box, as where a barostat scales them, and bonds have no images: in a box
+        that is for once shorter than two bonds an atom would find the image of its partner, and hold the box there.
     timestep : fs, at which errors of the integration are far below the statistical ones.
     """
 
@@ -37,6 +39,7 @@ class Matter:
     timestep: float
     spring: float = 0.0
     shape_energy: float = 0.0
+    whole: bool = False
     options: dict = field(default_factory=dict)  # of make_force
 
     @property
@@ -54,7 +57,7 @@ class Matter:
         forces: list[openmm.Force] = []
         if self.spring:
             bonds = openmm.HarmonicBondForce()
-            bonds.setUsesPeriodicBoundaryConditions(True)
+            bonds.setUsesPeriodicBoundaryConditions(not self.whole)
             for a, b in self.topology.bonds():
                 bonds.addBond(a.index, b.index, BOND, self.spring)
             forces.append(bonds)
