@@ -101,7 +101,8 @@ def test_nvcc_with_hardly_a_spill(architecture, variant, tmp_path):
     )  # fmt: skip
     spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", done.stderr)]
     assert len(spilled) >= done.stderr.count("Compiling entry") >= 12  # and functions that are not inlined
-    assert max(spilled) <= 16  # one kernel of some variants, for sm_100 and 120
+    # one kernel of two variants does, a little, for sm_100 and 120
+    assert max(spilled) <= (16 if variant in (SHARED, FUSED, TENSOR_CORES) and architecture >= 100 else 0)
 
 
 def test_every_device_source_is_embedded(tmp_path):
