@@ -214,6 +214,8 @@ def _force(config: RunConfig, setup: SetUp) -> openmm.Force:
         chosen = {"tensor_cores": tensor_cores}
     else:
         chosen = {"kernels": config.kernels, "tensor_cores": tensor_cores, "skin": setup.model.skin}
+    if config.platform in ("CPU", "Reference") and config.backend == "torchforce":
+        chosen["device"] = "cpu"  # so that a GPU is not asked in vain
     structure = setup.structure
     return make_force(
         structure.topology, setup.model.source, periodic=structure.box is not None, backend=config.backend, **chosen

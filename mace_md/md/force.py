@@ -70,7 +70,7 @@ def make_force(
     dtype : "float32" or "float64", that the model computes in; its own by default.
     skin : margin of the neighbour list, A.
     device : where the Python back end computes: "cpu", "cuda", ...; a GPU if there is one by default. A TorchForce
-        computes where its OpenMM platform does.
+        computes where its OpenMM platform does; "cpu" then only means that no GPU has to be tried (`make_potential`).
     force_group, name : of the force.
 
     The object returned has the attributes `kernels`, the `KernelChoice` made, and `blob`, the packed model of native
@@ -105,7 +105,7 @@ def make_force(
             atomic_numbers, atoms = [atomic_numbers[i] for i in particles], None
         potential, choice = make_potential(
             model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin, kernels=kernels,
-            tensor_cores=tensor_cores,
+            tensor_cores=tensor_cores, device=device,
         )  # fmt: skip
     _log.info("force: %s, %s kernels (%s)", backend, choice.name, choice.reason)
     if backend == "torchforce":

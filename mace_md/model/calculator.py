@@ -74,7 +74,9 @@ class MACECalculator(Calculator):
             self._native = None
             if self.kernels == "native" or (self.kernels == "auto" and self.device == "cpu"):
                 model = self.model if self.device == "cpu" else copy.deepcopy(self.model).cpu()
-                potential, _ = make_potential(model, numbers, periodic=periodic, kernels=self.kernels)
+                potential, _ = make_potential(
+                    model, numbers, periodic=periodic, kernels=self.kernels, device=self.device
+                )
                 self._native = potential.to(self.device) if isinstance(potential, NativePotential) else None
             self._bound_to = (numbers, periodic)
         return self._native

@@ -205,13 +205,15 @@ def make_potential(
     skin: float = DEFAULT_SKIN,
     kernels: str = "auto",
     tensor_cores: bool = False,
+    device: str | torch.device | None = None,
 ) -> tuple[nn.Module, KernelChoice]:
     """A scriptable potential, and which kernels it uses. `model` is copied.
 
     kernels: "reference" (`Potential`, PyTorch, of the folded model where there is one), "native" (`NativePotential`,
     InputError when it cannot), or "auto": native where it can, on a machine with an NVIDIA GPU after a trial on it
     (`mace_md.ops.trial`), which also finds the fastest variant. This function is the only place where that is
-    decided. tensor_cores: with kernels="native", see `pack`.
+    decided. tensor_cores: with kernels="native", see `pack`. device: where it will compute, when that is known; a GPU
+    that is not used needs no trial.
     """
     if kernels not in ("auto", "native", "reference"):
         raise InputError(f"kernels is 'auto', 'native' or 'reference', not {kernels!r}")
@@ -225,7 +227,8 @@ def make_potential(
         try:
             native = NativePotential(model, atomic_numbers, periodic, atoms, skin, tensor_cores)
             reason = "asked for" if kernels == "native" else "they can run this model"
-            if kernels == "auto" and torch.cuda.is_available():
+            on_gpu = torch.cuda.is_available() and (device is None or torch.device(device).type == "cuda")
+            if kernels == "auto" and on_gpu:
                 reason = native.tune()
             return native, KernelChoice("native", reason + ", on tensor cores" * tensor_cores)
         except InputError as error:

@@ -39,6 +39,9 @@ SPACING, JITTER = 2.15, 0.25  # A: the density of water, and no two atoms closer
 LIMITS = {4: (5e-6, 1e-5), 8: (1e-10, 1e-10)}
 
 
+_failed: dict[Path, "Trial"] = {}  # of this process: structures that come one after the other do not try again
+
+
 class Trial(NamedTuple):
     """What was found."""
 
@@ -58,6 +61,8 @@ def try_kernels(blob: Tensor, types: Tensor, periodic: bool, cache: Path, *, dev
         blob = with_flags(blob, small_system=0)  # few atoms are compared, but with the kernels that many have
     types = types[types >= 0]
     path = cache / "trials" / f"{_key(blob, len(types), periodic, device)}.json"
+    if path in _failed:
+        return _failed[path]
     try:
         return _finding(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
@@ -65,7 +70,9 @@ def try_kernels(blob: Tensor, types: Tensor, periodic: bool, cache: Path, *, dev
     _log.info("the kernels are compiled for this GPU and tried, once for this kind of model: up to a minute or two")
     lines, problem = _run_process(blob, types, periodic, device)
     trial = _finding(lines, problem)
-    if trial.passed and problem is None:  # anything else may be an accident: it is tried again next time
+    if not trial.passed:  # which may be an accident: the next process tries again
+        _failed[path] = trial
+    elif problem is None:
         _keep(path, lines)
     return trial
 

@@ -34,7 +34,9 @@ class Labeller:
         self.elements = sorted({int(z) for z in atomic_numbers})
         if device != _CPU and kernels == "auto":
             kernels = "reference"
-        potential, choice = make_potential(model, self.elements, periodic=False, skin=0.0, kernels=kernels)
+        potential, choice = make_potential(
+            model, self.elements, periodic=False, skin=0.0, kernels=kernels, device=device
+        )
         self.choice: KernelChoice = choice
         self.device, self.r_max = device, float(model.r_max)
         self._potential = potential.to(device)

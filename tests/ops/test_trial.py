@@ -124,6 +124,21 @@ def test_auto_takes_what_the_trial_found(passed, monkeypatch):
         assert header["fused_nodes"] == 2 and header["shared_tables"] == 1
 
 
+def test_a_gpu_that_is_not_used_is_not_tried(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(potential, "try_kernels", lambda *arguments: pytest.fail("a trial"))
+    for device in ("cpu", torch.device("cpu")):
+        assert make_potential(make_model("scalars"), [1, 6], periodic=False, device=device)[1].name == "native"
+
+
+def test_a_failed_trial_is_not_repeated_in_the_same_process(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    found = [try_kernels(packed_model(), TYPES, True, tmp_path / "cache", device="cpu") for _ in range(3)]
+    assert len(set(map(str, found))) == 1 and not found[0].passed
+    assert len(caplog.records) == 1
+
+
 def test_flags_are_all_that_changes():
     blob = packed_model()
     other = with_flags(with_flags(blob, fused_nodes=True, fast_sums=True), fused_nodes=None, fast_sums=False)

@@ -83,7 +83,9 @@ class Committee:
         self._n, self.potentials, self._isolated = len(atomic_numbers), [], []
         for model in models:
             if isinstance(model, nn.Module):
-                potential, _ = make_potential(model, atomic_numbers, periodic=periodic, kernels=kernels, skin=skin)
+                potential, _ = make_potential(
+                    model, atomic_numbers, periodic=periodic, kernels=kernels, skin=skin, device=self._device
+                )
                 self._isolated.append(isolated_energy(model, atomic_numbers))
             else:
                 potential, info = load_potential(model)
