@@ -103,16 +103,16 @@ def own_engine(name: str, model_file: str, numbers: list[int], cell: np.ndarray)
     import torch
 
     sys.path.insert(0, str(HERE.parent))
-    from mace_md.model.checkpoint import load_model
     from mace_md.model.potential import make_potential
+    from mace_md.model.reading.checkpoint import load_model
 
     model = load_model(model_file, dtype=torch.float32)
     kernels = "reference" if name == "pytorch" else "native"
     potential, _ = make_potential(model, numbers, periodic=True, kernels=kernels)
     if name == "native avx2":
         from mace_md.model.build import select_species
-        from mace_md.model.folded import fold
-        from mace_md.ops.packing import pack
+        from mace_md.model.fast.folded import fold
+        from mace_md.model.fast.packing import pack
 
         folded = fold(select_species(model, numbers))
         potential.blob = pack(folded, dtype=torch.float32, skin=0.5, instruction_set="avx2")

@@ -120,8 +120,8 @@ def make_models(folder: Path, shapes: dict) -> dict[str, str]:
             torch.save(make_model(elements=(1, 8), scale=50.0, **shape), path)
         except ImportError:
             from mace_md.model.build import build_model
-            from mace_md.model.checkpoint import save_model
             from mace_md.model.hyperparameters import ModelConfig
+            from mace_md.model.reading.checkpoint import save_model
 
             own = {"num_channels": shape["channels"], "max_L": shape["max_L"], "r_max": shape["r_max"]}
             if "blocks" in shape:
@@ -154,7 +154,7 @@ def variants_of_pack() -> list[dict[str, bool]]:
     number; and TOGETHER."""
     import inspect
 
-    from mace_md.ops.packing import CUDA_FLAGS, pack
+    from mace_md.model.fast.packing import CUDA_FLAGS, pack
 
     usual = {flag: inspect.signature(pack).parameters[flag].default for flag in CUDA_FLAGS}
     others = {None: [True, False], True: [False], False: [True]}
@@ -290,7 +290,7 @@ def ask_all(run: Run, asked: list[gpu_plan.Question], workers: Workers, shapes: 
 
 
 def measure(arguments: argparse.Namespace, run: Run, folder: Path) -> None:
-    from mace_md.model.zoo import fetch, find_model
+    from mace_md.model.reading.zoo import fetch, find_model
 
     dry, device = arguments.dry_run, "cpu" if arguments.dry_run else "cuda"
     shapes = TINY if dry else {name: MODELS[name] for name in ORDER}

@@ -58,10 +58,10 @@ def synchronize() -> None:
 def own_potential(bench: Bench, kernels: str = "native", dtype=torch.float32, flags: dict | None = None):
     """The module that `mace-md run` gives to OpenMM, on the device; native kernels with `flags` for `pack`."""
     from mace_md.model.build import select_species
-    from mace_md.model.checkpoint import load_model
-    from mace_md.model.folded import fold
+    from mace_md.model.fast.folded import fold
+    from mace_md.model.fast.packing import pack
     from mace_md.model.potential import DEFAULT_SKIN, make_potential
-    from mace_md.ops.packing import pack
+    from mace_md.model.reading.checkpoint import load_model
 
     model = load_model(bench.file, dtype=dtype)
     potential = make_potential(model, bench.numbers, periodic=True, kernels=kernels)[0]
@@ -214,7 +214,7 @@ def steps(bench: Bench, engine: str):
     simulation.context.setVelocitiesToTemperature(300, 1)
     step = simulation.step
     if engine == "native step" and bench.device == "cuda":
-        from mace_md.md.graphs import Graphs
+        from mace_md.md.stepping.graphs import Graphs
 
         graphs = Graphs(simulation, force, required=True)
         graphs.start()

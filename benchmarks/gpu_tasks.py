@@ -75,8 +75,8 @@ def time_engine(bench: Bench) -> dict:
 
 def parity(bench: Bench) -> dict:
     """Forces (eV/A) and energy of the native kernels beside the plain model in float64, which is not folded."""
-    from mace_md.model.checkpoint import load_model
     from mace_md.model.potential import Potential
+    from mace_md.model.reading.checkpoint import load_model
     from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL
 
     dtype = getattr(torch, bench.question["more"]["dtype"])
@@ -185,7 +185,7 @@ def largest(bench: Bench) -> dict:
     """The largest box of water by the forecast of memory, and whether it runs."""
     from cpu import EDGES, MODELS
 
-    from mace_md.md.memory import native_bytes
+    from mace_md.md.stepping.memory import native_bytes
 
     free = torch.cuda.mem_get_info()[0] if bench.device == "cuda" else int(2e7)
     bench.structure = water(24)

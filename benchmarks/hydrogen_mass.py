@@ -22,7 +22,7 @@ import torch
 from openmm import unit
 
 import mace_md
-from mace_md.md.masses import masses_of, repartition_hydrogen
+from mace_md.md.dynamics.masses import masses_of, repartition_hydrogen
 from mace_md.structures.structure import Structure, read_structure
 from mace_md.units import BOLTZMANN_KJ_MOL_K, EV_TO_KJ_MOL
 

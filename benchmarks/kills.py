@@ -21,8 +21,8 @@ def small_model(folder: Path) -> Path:
     import torch
 
     from mace_md.model.build import build_model
-    from mace_md.model.checkpoint import save_model
     from mace_md.model.hyperparameters import ModelConfig
+    from mace_md.model.reading.checkpoint import save_model
 
     config = ModelConfig(
         atomic_numbers=(1, 6, 7, 8), r_max=3.5, num_bessel=4, max_ell=2, num_channels=4, max_L=1, correlation=(2, 2),

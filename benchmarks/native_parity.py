@@ -23,10 +23,10 @@ from oracle import ARCHITECTURES  # noqa: E402
 from parity import make_structures, versions  # noqa: E402
 
 from mace_md.model.build import build_model, select_species  # noqa: E402
-from mace_md.model.checkpoint import load_model  # noqa: E402
 from mace_md.model.hyperparameters import ModelConfig  # noqa: E402
 from mace_md.model.mace import MACE  # noqa: E402
 from mace_md.model.potential import NativePotential, Potential  # noqa: E402
+from mace_md.model.reading.checkpoint import load_model  # noqa: E402
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM  # noqa: E402
 
 LIMITS = {"float64_max": 1e-8, "float32_rms_relative": 5e-6}

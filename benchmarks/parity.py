@@ -28,9 +28,9 @@ sys.path.insert(0, str(HERE))
 
 from oracle import ARCHITECTURES  # noqa: E402
 
-from mace_md.model.checkpoint import load_model  # noqa: E402
 from mace_md.model.graph import single_graph  # noqa: E402
 from mace_md.model.mace import predict  # noqa: E402
+from mace_md.model.reading.checkpoint import load_model  # noqa: E402
 from mace_md.ops.neighbor_list import neighbor_list  # noqa: E402
 
 LIMITS = {"energy_relative": 1e-9, "force": 1e-8, "force_float32": 1e-4}  # of float64; of float64 and float32, eV/A

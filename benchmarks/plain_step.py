@@ -31,8 +31,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from oracle import ARCHITECTURES, make_model  # noqa: E402
 
-from mace_md.md.force import make_force  # noqa: E402
-from mace_md.model.checkpoint import load_model  # noqa: E402
+from mace_md.md.forces.model import make_force  # noqa: E402
+from mace_md.model.reading.checkpoint import load_model  # noqa: E402
 from mace_md.ops.energy_forces import LIBRARY  # noqa: E402
 
 MODELS = ("MACE-OFF23 small", "MACE-OFF23 medium")

@@ -16,8 +16,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mace_md.model.checkpoint import load_model
 from mace_md.model.potential import make_potential
+from mace_md.model.reading.checkpoint import load_model
 from mace_md.provenance import collect_provenance, write_json
 from mace_md.structures.structure import read_structure
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM

@@ -7,7 +7,8 @@ import json
 import re
 from pathlib import Path
 
-from mace_md import config, tables
+from mace_md import config
+from mace_md.config import tables
 
 GUIDE = Path(__file__).parent / "guide.md"
 TABLE = re.compile(r"(<!-- options of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -8,11 +8,11 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {
-    "load_model": "mace_md.model.checkpoint",
-    "save_model": "mace_md.model.checkpoint",
-    "make_force": "mace_md.md.force",
+    "load_model": "mace_md.model.reading.checkpoint",
+    "save_model": "mace_md.model.reading.checkpoint",
+    "make_force": "mace_md.md.forces.model",
     "make_system": "mace_md.md.system",
-    "ase_calculator": "mace_md.model.calculator",
+    "ase_calculator": "mace_md.hosts.ase",
     "export_potential": "mace_md.model.artifact",
     "InputError": "mace_md.errors",
 }

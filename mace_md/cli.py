@@ -16,20 +16,26 @@ from contextlib import contextmanager
 import mace_md
 from mace_md import config as config_module
 from mace_md.errors import CleanStop, InputError, SafetyStop, UsageError
-from mace_md.options import flag, load_config, nearest, template
+from mace_md.options.declare import flag, nearest
+from mace_md.options.reading import load_config
+from mace_md.options.writing import template
 
 COMMANDS = {  # name: (module, its options, what it does)
-    "run": ("mace_md.run", "RunConfig", "run molecular dynamics with a MACE model in OpenMM"),
-    "train": ("mace_md.train", "TrainConfig", "train a MACE model on energies, forces and stress"),
-    "export": ("mace_md.export", "ExportConfig", "write a TorchScript potential.pt for one structure"),
+    "run": ("mace_md.commands.run", "RunConfig", "run molecular dynamics with a MACE model in OpenMM"),
+    "train": ("mace_md.commands.train", "TrainConfig", "train a MACE model on energies, forces and stress"),
+    "export": ("mace_md.commands.export", "ExportConfig", "write a TorchScript potential.pt for one structure"),
     "evaluate": (
-        "mace_md.evaluate",
+        "mace_md.commands.evaluate",
         "EvaluateConfig",
         "compare a model with labelled data: tables, JSON, parity plots",
     ),
-    "label": ("mace_md.label", "LabelConfig", "give geometries the energies and forces of a model"),
-    "models": ("mace_md.models", "ModelsConfig", "list, fetch and describe published models"),
-    "doctor": ("mace_md.doctor", "DoctorConfig", "say what works here, what is missing, and the line that mends it"),
+    "label": ("mace_md.commands.label", "LabelConfig", "give geometries the energies and forces of a model"),
+    "models": ("mace_md.commands.models", "ModelsConfig", "list, fetch and describe published models"),
+    "doctor": (
+        "mace_md.commands.doctor",
+        "DoctorConfig",
+        "say what works here, what is missing, and the line that mends it",
+    ),
 }
 
 

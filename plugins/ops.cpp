@@ -6,7 +6,7 @@
 
 #include "checks.h"
 #include "cuda/op.h"
-#include "state.h"
+#include "cpu/state.h"
 
 namespace mace_md {
 namespace {

@@ -29,8 +29,8 @@ def tiny_model(tmp_path_factory) -> Path:
     import torch
 
     from mace_md.model.build import build_model
-    from mace_md.model.checkpoint import save_model
     from mace_md.model.hyperparameters import ModelConfig
+    from mace_md.model.reading.checkpoint import save_model
 
     config = ModelConfig(
         atomic_numbers=(1, 6, 7, 8),

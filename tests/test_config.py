@@ -21,7 +21,8 @@ from mace_md.config import (
     to_toml,
 )
 from mace_md.errors import InputError, UsageError
-from mace_md.options import is_table, label_of, option, options_of, settle
+from mace_md.options.declare import is_table, label_of, option, options_of
+from mace_md.options.reading import settle
 from mace_md.units import parse_quantity
 
 REQUIRED = ["water.pdb", "--model", "tiny.mace"]
@@ -304,7 +305,7 @@ def test_several_paths_of_a_file_start_at_its_folder_and_come_back(tmp_path):
 
 def test_the_run_files_of_the_guide_are_read(tmp_path):
     """Each TOML example: alone, or with the tables it needs to be a run."""
-    from mace_md.md.stages import parts_of
+    from mace_md.md.dynamics.stages import parts_of
 
     guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)

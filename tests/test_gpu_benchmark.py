@@ -70,7 +70,7 @@ def test_what_is_imported_late_is_there(benchmark):
 
 
 def test_variants_are_the_flags_of_the_kernels_the_other_way_round(benchmark):
-    from mace_md.ops.packing import CUDA_FLAGS
+    from mace_md.model.fast.packing import CUDA_FLAGS
 
     variants = benchmark.gpu.variants_of_pack()
     assert {"fast_sums": True} in variants and {"fast_sums": False} not in variants

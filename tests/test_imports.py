@@ -9,16 +9,27 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mace_md"
 FILES = sorted(PACKAGE.rglob("*.py"))
-COMMANDS = {"run", "train", "export", "evaluate", "label", "analyze", "models", "doctor"}
-# Lower layers first: a module imports from its own layer and from those before it.
+COMMANDS = sorted(path.stem for path in (PACKAGE / "commands").glob("[!_]*.py"))
+# Lower layers first: a room imports from itself and from those before it.
 LAYERS = [
-    *("errors units", "options", "tables", "config", "provenance output stopping"),
-    *("ops", "model structures", "training md analysis"),
+    *("errors units", "options", "config", "provenance output stopping"),
+    *("ops", "model structures", "training md", "hosts", "commands", "cli", "__main__"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
+# Wings of a room, lower ones first. The files beside the wings of a room may be below one wing and above another.
+WINGS = {
+    "options": "declare reading writing",
+    "model": "reading fast",
+    "structures": "formats",
+    "md": "forces dynamics files watch stepping many",
+}
 HEAVY = {"torch", "openmm", "e3nn", "ase", "mdtraj", "openmmtorch", "safetensors", "mace"}
-STARTS_QUICKLY = "__init__ __main__ cli tables options errors units provenance doctor".split()
-STARTS_QUICKLY += sorted(f"config/{path.stem}" for path in (PACKAGE / "config").glob("*.py"))
+STARTS_QUICKLY = "__init__ __main__ cli errors units provenance commands/doctor".split()
+STARTS_QUICKLY += sorted(
+    str(path.relative_to(PACKAGE).with_suffix(""))
+    for room in ("config", "options")
+    for path in (PACKAGE / room).glob("*.py")
+)
 
 
 def imports(path: Path, top_only: bool = False) -> list[str]:
@@ -40,21 +51,77 @@ def layer_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def module_of(path: Path) -> str:
+    """'md.files.restart' for mace_md/md/files/restart.py; a package is called by its folder."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def targets(path: Path) -> set[str]:
+    """The modules of the package that a file imports, less the name of the package: {"model.mace", "errors", ...}."""
+    modules = {module_of(file) for file in FILES}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mace_md"):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}".removeprefix("mace_md.")
+                found.add(name if name in modules else name.rpartition(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("mace_md.") for alias in node.names if alias.name.startswith("mace_md.")}
+    return found - {"", "__version__"}
+
+
 def own_targets(path: Path) -> set[str]:
     """First parts of the mace_md modules that a file imports: {'model', 'errors', ...}."""
-    return {name.split(".")[1] for name in imports(path) if name.startswith("mace_md.")} - {"__version__"}
+    return {name.split(".")[0] for name in targets(path)}
+
+
+def wing_of(module: str) -> str:
+    """'md.files' for md.files.restart; a file beside the wings of its room stands for itself."""
+    room, *rest = module.split(".")
+    return f"{room}.{rest[0]}" if rest else room
+
+
+def test_the_picture_names_what_there_is():
+    rooms = {layer_of(path) for path in FILES} - {"__init__"}
+    assert rooms == set(LEVEL)
+    for room, wings in WINGS.items():
+        for wing in wings.split():
+            place = PACKAGE / room / wing
+            assert place.with_suffix(".py").exists() or list(place.glob("[!_]*.py")), f"{room}/{wing} is not there"
+        folders = {path.parent.name for path in (PACKAGE / room).glob("*/*.py")}
+        assert folders <= set(wings.split()), f"{room} has wings that nobody ordered: {folders - set(wings.split())}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_arrows_point_one_way(path):
-    layer, targets = layer_of(path), own_targets(path)
-    assert not targets & (COMMANDS - {layer}) or layer == "__init__", "a command is imported"
-    if layer in LEVEL:
-        upward = {target for target in targets if LEVEL[target] > LEVEL[layer]}
-        assert not upward, f"{layer} imports {upward}"
-        sideways = {target for target in targets - {layer} if LEVEL[target] == LEVEL[layer]}
-        allowed = {"units": {"errors"}, "md": set(), "training": set(), "analysis": set()}.get(layer, set())
-        assert sideways <= allowed, f"{layer} imports {sideways}"
+    layer = layer_of(path)
+    if layer == "__init__":
+        return
+    for target in own_targets(path) - {layer}:
+        assert LEVEL[target] < LEVEL[layer] or (layer, target) == ("units", "errors"), f"{layer} imports {target}"
+    wings = WINGS.get(layer, "").split()
+    own = wing_of(module_of(path)).removeprefix(f"{layer}.")
+    if own in wings:
+        for target in targets(path):
+            other = wing_of(target).removeprefix(f"{layer}.")
+            if target.startswith(f"{layer}.") and other in wings:
+                assert wings.index(other) <= wings.index(own), f"{layer}: {own} imports {other}"
+
+
+def test_no_cycle_over_rooms_and_wings():
+    reached = {}
+    for path in FILES:
+        if layer_of(path) != "__init__":
+            own = wing_of(module_of(path))
+            reached.setdefault(own, set()).update(wing_of(target) for target in targets(path))
+            reached[own].discard(own)
+    assert sum(map(len, reached.values())) > 100  # the picture was read
+    finished: list[str] = []
+    while len(finished) < len(reached):
+        free = [name for name, needs in reached.items() if name not in finished and needs <= {*finished, name}]
+        known = [name for name in reached if name not in finished]
+        assert free, f"a cycle among {known}"
+        finished += free
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -67,9 +134,9 @@ def test_each_engine_has_its_place(path):
         assert "structures" not in own_targets(path), f"{name} imports structures, and OpenMM with them"
     if layer_of(path) == "analysis":
         assert not roots & {"torch", "openmm"}
-    if name != "md/force.py":
+    if name != "md/forces/model.py":
         assert "openmmtorch" not in roots, f"{name} imports openmmtorch"
-    if name not in ("md/force.py", "model/artifact.py"):
+    if name not in ("md/forces/model.py", "model/artifact.py"):
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
         forbidden = {"torch.jit.script", "torch.jit.load", "torch.jit.save", "torch.jit.freeze", "torch.jit.trace"}
         assert not calls & forbidden, f"{name} compiles TorchScript: {calls & forbidden}"
@@ -102,7 +169,7 @@ assert dict(os.environ) == before
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "label", "models"])
 def test_commands_of_torch_alone_do_not_load_openmm(command):
-    code = f"import sys, mace_md.{command}; assert not {{'openmm', 'openmmtorch'}} & set(sys.modules)"
+    code = f"import sys, mace_md.commands.{command}; assert not {{'openmm', 'openmmtorch'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
 

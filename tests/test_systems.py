@@ -85,8 +85,8 @@ def small_model_of_many_elements(tmp_path_factory):
     import torch
 
     from mace_md.model.build import build_model
-    from mace_md.model.checkpoint import save_model
     from mace_md.model.hyperparameters import ModelConfig
+    from mace_md.model.reading.checkpoint import save_model
 
     config = ModelConfig(
         atomic_numbers=(1, 6, 7, 8, 11, 17), r_max=3.0, num_bessel=4, max_ell=1, num_channels=2, max_L=0,

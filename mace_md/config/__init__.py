@@ -11,7 +11,8 @@ from mace_md.config.models import ModelsConfig
 from mace_md.config.run import RunConfig
 from mace_md.config.settled import DEFAULT_MODEL
 from mace_md.config.train import TrainConfig
-from mace_md.options import load_config, options_table, template, to_toml
+from mace_md.options.reading import load_config
+from mace_md.options.writing import options_table, template, to_toml
 
 __all__ = [
     "DEFAULT_MODEL",

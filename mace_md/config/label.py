@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mace_md.config import shared
 from mace_md.config.settled import Settled
-from mace_md.options import option
+from mace_md.options.declare import option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from mace_md.config import shared
 from mace_md.config.settled import DEFAULT_MODEL, Settled
+from mace_md.config.tables import ExternalForce, Restraint, Stage
 from mace_md.errors import UsageError
-from mace_md.options import GIVEN, Ramp, option, settle
-from mace_md.tables import ExternalForce, Restraint, Stage
+from mace_md.options.declare import GIVEN, Ramp, option
+from mace_md.options.reading import settle
 
 _THERMOSTATTED = ("ensemble", ("nvt", "npt"))
 _NPT = ("ensemble", ("npt",))

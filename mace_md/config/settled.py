@@ -1,8 +1,8 @@
 """What all option classes share: they are checked and completed when they are made."""
 
-from mace_md.options import settle
+from mace_md.options.reading import settle
 
-DEFAULT_MODEL = "mace-md-small"  # comes with the package, see model/zoo.py
+DEFAULT_MODEL = "mace-md-small"  # comes with the package, see model/reading/zoo.py
 
 
 class Settled:

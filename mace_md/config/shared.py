@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mace_md.options import option
+from mace_md.options.declare import option
 
 ENERGY_UNITS, LENGTH_UNITS = ("eV", "meV", "kcal/mol", "kJ/mol", "Hartree"), ("A", "nm", "Bohr")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from mace_md.config import shared
 from mace_md.config.settled import Settled
 from mace_md.errors import UsageError
-from mace_md.options import flag, option, settle
+from mace_md.options.declare import flag, option
+from mace_md.options.reading import settle
 
 _STAGE_TWO = ("stage_two", (True,))
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,16 +12,18 @@ from openmm import app
 
 from mace_md.config import RunConfig
 from mace_md.errors import InputError
-from mace_md.md.barostat import choose_scaling, make_barostat
-from mace_md.md.dispersion import choose_functional, dispersion_force
-from mace_md.md.force import make_force
-from mace_md.md.graphs import GraphChoice, Graphs, choose_graphs
-from mace_md.md.integrators import Dynamics, make_dynamics
-from mace_md.md.masses import frozen, repartition_hydrogen
-from mace_md.md.memory import check_memory, forecast
-from mace_md.md.restraints import external_forces, restraint_forces
-from mace_md.md.simulation import PlatformChoice, choose_platform, is_linear, make_simulation
-from mace_md.md.stages import Part, parts_of
+from mace_md.md.dynamics.barostat import choose_scaling, make_barostat
+from mace_md.md.dynamics.integrators import Dynamics, make_dynamics
+from mace_md.md.dynamics.masses import frozen, repartition_hydrogen
+from mace_md.md.dynamics.stages import Part, parts_of
+from mace_md.md.dynamics.velocities import is_linear
+from mace_md.md.forces.dispersion import choose_functional, dispersion_force
+from mace_md.md.forces.model import make_force
+from mace_md.md.forces.restraints import external_forces, restraint_forces
+from mace_md.md.loaded import LoadedModel
+from mace_md.md.stepping.graphs import GraphChoice, Graphs, choose_graphs
+from mace_md.md.stepping.memory import check_memory, forecast
+from mace_md.md.stepping.simulation import PlatformChoice, choose_platform, make_simulation
 from mace_md.md.system import make_system
 from mace_md.model.potential import KernelChoice
 from mace_md.structures import preflight
@@ -30,23 +31,6 @@ from mace_md.structures.selection import select_atoms
 from mace_md.structures.structure import Structure
 
 log = logging.getLogger("mace_md")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in memory, or an exported potential of which only the description was read."""
-
-    source: torch.nn.Module | Path  # what make_force takes
-    r_max: float  # A
-    elements: list[int]  # atomic numbers it can be used for
-    facts: dict[str, object]  # name, sha256, licence, level_of_theory, ...
-    path: str  # of the file it was read from
-    dtype: str
-    skin: float  # of the neighbour list, A
-
-    @property
-    def is_exported(self) -> bool:
-        return not isinstance(self.source, torch.nn.Module)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import openmm
 from openmm import app
 
 from mace_md.errors import InputError
-from mace_md.md.masses import masses_of
+from mace_md.md.dynamics.masses import masses_of
 
 CM_REMOVAL_INTERVAL = 10  # steps
 
@@ -40,7 +40,7 @@ def make_system(
     if vectors is not None:
         system.setDefaultPeriodicBoxVectors(*vectors)
     if not isinstance(model, openmm.Force):
-        from mace_md.md.force import make_force
+        from mace_md.md.forces.model import make_force
 
         model = make_force(topology, model, **force_options)
     system.addForce(model)

@@ -1,8 +1,8 @@
 """`potential.pt`: a potential as a TorchScript file with its metadata inside, written, checked and read.
 
-All that the package knows of TorchScript is here and in md/force.py. The file is not frozen: freezing turns weights
-into constants that stay on the device they were frozen on, and OpenMM-Torch freezes its own copy on the right one. That
-the frozen form gives the same numbers is part of the check.
+All that the package knows of TorchScript is here and in md/forces/model.py. The file is not frozen: freezing turns
+weights into constants that stay on the device they were frozen on, and OpenMM-Torch freezes its own copy on the right
+one. That the frozen form gives the same numbers is part of the check.
 """
 
 import copy
@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from mace_md.errors import InputError
-from mace_md.model.checkpoint import load_model
 from mace_md.model.potential import (
     DEFAULT_SKIN,
     KernelChoice,
@@ -33,6 +32,7 @@ from mace_md.model.potential import (
     make_potential,
     model_dtype,
 )
+from mace_md.model.reading.checkpoint import load_model
 from mace_md.ops.energy_forces import load_library
 from mace_md.provenance import versions, write_atomically
 from mace_md.units import EV_TO_KJ_MOL

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from mace_md.errors import InputError
 from mace_md.model.build import select_species
-from mace_md.model.folded import CannotFold, fold
+from mace_md.model.fast.folded import CannotFold, fold
+from mace_md.model.fast.packing import pack, with_flags
+from mace_md.model.fast.trial import try_kernels
 from mace_md.model.mace import MACE
-from mace_md.model.zoo import cache_folder
+from mace_md.model.reading.zoo import cache_folder
 from mace_md.ops.energy_forces import energy_forces, load_library, new_state
 from mace_md.ops.neighbor_list import VerletList, check_cell, check_positions
-from mace_md.ops.packing import pack, with_flags
-from mace_md.ops.trial import try_kernels
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 DEFAULT_SKIN = 0.5  # A; liquid water at 300 K then rebuilds its list every 15 to 40 steps
@@ -211,7 +211,7 @@ def make_potential(
 
     kernels: "reference" (`Potential`, PyTorch, of the folded model where there is one), "native" (`NativePotential`,
     InputError when it cannot), or "auto": native where it can, on a machine with an NVIDIA GPU after a trial on it
-    (`mace_md.ops.trial`), which also finds the fastest variant. This function is the only place where that is
+    (`mace_md.model.fast.trial`), which also finds the fastest variant. This function is the only place where that is
     decided. tensor_cores: with kernels="native", see `pack`. device: where it will compute, when that is known; a GPU
     that is not used needs no trial.
     """

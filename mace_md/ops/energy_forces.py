@@ -1,7 +1,7 @@
 """The native op `mace_md::energy_forces`: a whole folded model, its neighbour list and its analytic forces in one call.
 
 The kernels (plugins/) are compiled when the package is installed, where there is a compiler. Their definition, fallback
-and oracle is `mace_md.model.folded.FoldedMACE`.
+and oracle is `mace_md.model.fast.folded.FoldedMACE`.
 """
 
 import ctypes
@@ -125,7 +125,7 @@ def energy_forces(
         on the same device.
     box : [3, 3], rows, nm, for periodic systems of any shape; smaller than the cutoff is fine.
     types : [n_particles] int32, index into the elements of the packed model; -1 for particles that are not part of it.
-    blob : the model, from `mace_md.ops.packing.pack`; its precision is that of the kernels.
+    blob : the model, from `mace_md.model.fast.packing.pack`; its precision is that of the kernels.
     state : uint8, from `new_state()`, changed in place. A copy is a state of its own; one state serves one caller at a
         time.
 

@@ -14,10 +14,10 @@ from ase.data import chemical_symbols
 from mace_md.config import TrainConfig
 from mace_md.errors import InputError
 from mace_md.model.build import build_model, soften_products
-from mace_md.model.checkpoint import ModelInfo, load_model
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.mace import MACE
-from mace_md.options import flag
+from mace_md.model.reading.checkpoint import ModelInfo, load_model
+from mace_md.options.declare import flag
 from mace_md.training.batches import LazyGraphs, PackedGraphs, make_graphs
 from mace_md.training.checks import check_data
 from mace_md.training.configuration import Configuration, LabelFormat

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from ase.data import covalent_radii
 
-from mace_md.model.folded import fold
+from mace_md.model.fast.folded import fold
+from mace_md.model.fast.packing import pack
 from mace_md.ops.energy_forces import energy_forces, load_library, new_state
-from mace_md.ops.packing import pack
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 BOHR, HARTREE = 0.529177211, 27.211386246  # A, eV

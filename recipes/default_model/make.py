@@ -21,7 +21,7 @@ from short_range import crushed, dimers, holes, pairs
 from spice import label_spice
 
 from mace_md import load_model, save_model
-from mace_md.model.checkpoint import ModelInfo
+from mace_md.model.reading.checkpoint import ModelInfo
 from mace_md.provenance import versions
 
 NAME = "mace-md-small"

@@ -121,7 +121,7 @@ def targets(folder: Path) -> dict[str, Target]:
 
 
 def _interpret(content: bytes) -> object:
-    from mace_md.model.unpickle import Refused, interpret
+    from mace_md.model.reading.unpickle import Refused, interpret
 
     try:
         return interpret(content)
@@ -131,7 +131,7 @@ def _interpret(content: bytes) -> object:
 
 def _load(path: Path) -> Callable[[bytes], object]:
     def read(content: bytes) -> object:
-        from mace_md.model.checkpoint import load_model
+        from mace_md.model.reading.checkpoint import load_model
 
         path.write_bytes(content)
         return load_model(path, head=None)
@@ -198,8 +198,8 @@ def _own_model(folder: Path) -> bytes:
     import torch
 
     from mace_md.model.build import build_model
-    from mace_md.model.checkpoint import save_model
     from mace_md.model.hyperparameters import ModelConfig
+    from mace_md.model.reading.checkpoint import save_model
 
     config = ModelConfig(
         atomic_numbers=(1, 8), r_max=3.0, num_bessel=3, max_ell=1, num_channels=2, max_L=1, correlation=(2, 2),
@@ -423,7 +423,7 @@ def _flags(content: bytes) -> object:
 
 def _odd_flags(rng: random.Random) -> bytes:
     from mace_md.config import RunConfig
-    from mace_md.options import flag, options_of
+    from mace_md.options.declare import flag, options_of
 
     names = [flag(entry.name) for entry, _, _ in options_of(RunConfig) if entry.name != "config"]
     values = [

@@ -14,10 +14,10 @@ from openmm import app, unit
 from small_model import cluster, small_model
 from water_box import water_pdb
 
-from mace_md import doctor, run
+from mace_md.commands import doctor, run
 from mace_md.config import DoctorConfig, RunConfig
-from mace_md.md.force import make_force
-from mace_md.md.graphs import Graphs
+from mace_md.md.forces.model import make_force
+from mace_md.md.stepping.graphs import Graphs
 from mace_md.model.potential import make_potential
 
 pytestmark = pytest.mark.gpu

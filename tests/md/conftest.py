@@ -5,9 +5,9 @@ import pytest
 from water_box import water_pdb
 
 from mace_md.config import RunConfig
-from mace_md.md.integrators import make_dynamics
-from mace_md.md.production import Run
-from mace_md.md.simulation import choose_platform, make_simulation
+from mace_md.md.dynamics.integrators import make_dynamics
+from mace_md.md.stepping.production import Run
+from mace_md.md.stepping.simulation import choose_platform, make_simulation
 from mace_md.md.system import make_system
 from mace_md.stopping import StopRequest
 from mace_md.structures.structure import Structure, read_structure

@@ -20,10 +20,10 @@ from ase.units import fs, kB
 
 from mace_md import ase_calculator, load_model
 from mace_md.config import DEFAULT_MODEL
-from mace_md.model import zoo
-from mace_md.model.checkpoint import describe_model
 from mace_md.model.graph import Graph
 from mace_md.model.mace import predict
+from mace_md.model.reading import zoo
+from mace_md.model.reading.checkpoint import describe_model
 from mace_md.ops.neighbor_list import neighbor_list
 from mace_md.provenance import sha256_of
 
@@ -64,10 +64,10 @@ def test_it_is_found_by_name_without_a_cache_or_a_network(monkeypatch, tmp_path)
 
 def test_a_damaged_or_missing_bundled_file_is_said_so(monkeypatch, tmp_path):
     entry = zoo.find_model(DEFAULT_MODEL)
+    content = bytearray(entry.path().read_bytes())
     monkeypatch.setattr(zoo, "_DATA", tmp_path)
     with pytest.raises(zoo.InputError, match="is missing, which comes with the package"):
         load_model(DEFAULT_MODEL)
-    content = bytearray((zoo.Path(zoo.__file__).with_name("data") / entry.file_name).read_bytes())
     content[-1] ^= 1
     (tmp_path / entry.file_name).write_bytes(content)
     with pytest.raises(zoo.InputError, match=r"SHA-256.*Install mace-md again"):

@@ -8,10 +8,10 @@ from ase.neighborlist import neighbor_list
 
 from mace_md.errors import InputError
 from mace_md.model.build import build_model
-from mace_md.model.folded import fold
+from mace_md.model.fast.folded import fold
+from mace_md.model.fast.packing import pack, with_flags
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.ops.energy_forces import LIBRARY, DeviceStatus, energy_forces, load_library, new_state
-from mace_md.ops.packing import pack, with_flags
 from mace_md.units import EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 RESIDUAL = "RealAgnosticResidualInteractionBlock"

@@ -6,7 +6,7 @@ import torch
 from cuda_emulation import blob_arguments, report
 from native import BASE, TRICLINIC, Native, make_model, needs_library, packed, random_atoms, reference
 
-from mace_md.model.folded import fold
+from mace_md.model.fast.folded import fold
 from mace_md.ops.energy_forces import PROBLEMS
 from mace_md.units import EV_TO_KJ_MOL
 

@@ -1,4 +1,4 @@
-"""The driver of CUDA graphs (mace_md.md.graphs) with the CUDA kernels themselves, on an emulated GPU."""
+"""The driver of CUDA graphs (mace_md.md.stepping.graphs) with the CUDA kernels themselves, on an emulated GPU."""
 
 import numpy as np
 import openmm
@@ -6,7 +6,7 @@ import pytest
 from native import Native, make_model, random_atoms, reference
 from openmm import app, unit
 
-from mace_md.md.graphs import Graphs
+from mace_md.md.stepping.graphs import Graphs
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 

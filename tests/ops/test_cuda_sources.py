@@ -10,9 +10,9 @@ import torch
 from cuda_emulation import blob_arguments, native_library, report
 from native import KINDS, make_model, needs_library, packed
 
-from mace_md.model.folded import fold
+from mace_md.model.fast.folded import fold
+from mace_md.model.fast.packing import HEADER_INTS, INTS, pack
 from mace_md.ops.energy_forces import load_library
-from mace_md.ops.packing import HEADER_INTS, INTS, pack
 
 pytestmark = needs_library
 ARCHITECTURES = [80, 90, 100, 120]

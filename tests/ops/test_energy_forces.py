@@ -7,9 +7,9 @@ from ase import Atoms
 from native import BASE, KINDS, TRICLINIC, Native, instruction_sets, make_model, needs_library, random_atoms, reference
 
 from mace_md.errors import InputError
-from mace_md.model.folded import fold
+from mace_md.model.fast.folded import fold
+from mace_md.model.fast.packing import pack
 from mace_md.ops.energy_forces import energy_forces, new_state
-from mace_md.ops.packing import pack
 
 pytestmark = needs_library
 R_MAX = BASE["r_max"]
@@ -270,7 +270,7 @@ def test_wrong_arguments_are_refused_by_name(change, message, engine):
 
 
 def test_shapes_without_kernels_are_refused_when_packed():
-    from mace_md.model.folded import fold
+    from mace_md.model.fast.folded import fold
 
     with pytest.raises(InputError, match="max_ell is 1"):
         pack(fold(make_model(max_ell=1)), dtype=torch.float32, skin=0.5)

@@ -6,7 +6,7 @@ import torch
 from native import BASE, KINDS, TRICLINIC, Native, edges_of, make_model, needs_library, random_atoms
 
 from mace_md.model.contraction import polynomials
-from mace_md.model.folded import _mix_components
+from mace_md.model.fast.folded import _mix_components
 from mace_md.model.species import group_by_species
 
 pytestmark = needs_library

@@ -5,13 +5,13 @@ from dataclasses import replace
 import openmm
 import torch
 
-from benchmarks.validation.sampling import Ensemble
-from benchmarks.validation.systems import Matter
-from mace_md.md.force import PythonPotential
-from mace_md.md.integrators import Dynamics, bussi_integrator
+from mace_md.md.dynamics.integrators import Dynamics, bussi_integrator
+from mace_md.md.forces.model import PythonPotential
 from mace_md.model.potential import NativePotential, Potential, make_potential
 from mace_md.ops.neighbor_list import VerletList
 from mace_md.units import BOLTZMANN_KJ_MOL_K, FS_TO_PS
+from validation.sampling import Ensemble
+from validation.systems import Matter
 
 
 def python_force(potential: torch.nn.Module) -> openmm.Force:

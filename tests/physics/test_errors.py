@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
-from benchmarks.validation import calibration, checks, errors, report
-from benchmarks.validation.checks import Check
+from validation import calibration, checks, errors, report
+from validation.checks import Check
 
 SERIES = 400
 SCATTER = 3 * np.sqrt(2 / SERIES)

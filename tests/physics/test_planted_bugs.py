@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from physics import planted
 
-from benchmarks.validation import checks
-from benchmarks.validation.sampling import Ensemble, build, run, sample
-from benchmarks.validation.systems import ideal_gas, rare_gas
 from mace_md.ops.energy_forces import LIBRARY
 from mace_md.ops.neighbor_list import VerletList
+from validation import checks
+from validation.sampling import Ensemble, build, run, sample
+from validation.systems import ideal_gas, rare_gas
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="too slow without the native kernels")
 

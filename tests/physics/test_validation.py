@@ -1,6 +1,6 @@
 """Every integrator and barostat samples its ensemble: a short form of the validation report; marked slow, all of it.
 
-Seeds are fixed. The pass line of each test is that of its family of checks: see `benchmarks.validation.checks`.
+Seeds are fixed. The pass line of each test is that of its family of checks: see `validation.checks`.
 """
 
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.validation import calibration, cases, checks, errors, harmonic, report, ring_polymer
-from benchmarks.validation.models import R_MAX, dimer_energies, ideal_gas_model, pair_energy, rare_gas_model
-from benchmarks.validation.sampling import Ensemble, build, run, sample
-from benchmarks.validation.systems import ideal_gas, rare_gas
 from mace_md.md.files.readout import make_readout
 from mace_md.ops.energy_forces import LIBRARY
+from validation import calibration, cases, checks, errors, harmonic, report, ring_polymer
+from validation.models import R_MAX, dimer_energies, ideal_gas_model, pair_energy, rare_gas_model
+from validation.sampling import Ensemble, build, run, sample
+from validation.systems import ideal_gas, rare_gas
 
 needs_kernels = pytest.mark.skipif(not LIBRARY.exists(), reason="too slow without the native kernels")
 

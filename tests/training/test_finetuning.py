@@ -16,7 +16,7 @@ from labelled import molecules
 
 from mace_md import cli
 from mace_md.errors import InputError
-from mace_md.model.checkpoint import load_model
+from mace_md.model.reading.checkpoint import load_model
 from mace_md.training.checks import electronic_energy
 from mace_md.training.comparison import compare
 from mace_md.training.finetuning import refit_e0s

@@ -6,12 +6,12 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from mace_md.md.dispersion import DISPERSION_GROUP
+from mace_md.md.dynamics.integrators import Dynamics, bath_energy, kinetic_at_positions, velocities_lag
+from mace_md.md.dynamics.rpmd import RingPolymer
+from mace_md.md.dynamics.temperature import temperature_of
 from mace_md.md.files.trajectory import Frame
-from mace_md.md.integrators import Dynamics, bath_energy, kinetic_at_positions, velocities_lag
-from mace_md.md.restraints import EXTERNAL_GROUP, RESTRAINT_GROUP
-from mace_md.md.rpmd import RingPolymer
-from mace_md.md.simulation import temperature_of
+from mace_md.md.forces.dispersion import DISPERSION_GROUP
+from mace_md.md.forces.restraints import EXTERNAL_GROUP, RESTRAINT_GROUP
 from mace_md.units import NM_TO_ANGSTROM
 
 _NM, _VELOCITY = unit.nanometer, unit.nanometer / unit.picosecond

@@ -12,9 +12,9 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from mace_md.md.dynamics.stages import Course
 from mace_md.md.files.readout import Readout, Wanted
 from mace_md.md.files.trajectory import Trajectory, _Appended, open_trajectory
-from mace_md.md.stages import Course
 from mace_md.structures.selection import sub_topology
 from mace_md.structures.structure import Structure
 from mace_md.units import DALTON_PER_CUBIC_NM_TO_G_ML, FS_TO_PS

@@ -22,7 +22,7 @@ import openmm
 from openmm import app
 
 from mace_md.errors import InputError
-from mace_md.md.rpmd import RingPolymer, is_ring_polymer
+from mace_md.md.dynamics.rpmd import RingPolymer, is_ring_polymer
 from mace_md.output import content_of, refuse_content
 from mace_md.provenance import sync_folder, write_atomically
 
@@ -35,7 +35,7 @@ LARGEST_MEMBER = 4 * 2**30  # bytes; 16 million atoms
 
 
 class Anchor(NamedTuple):
-    """A state from which the steps to a checkpoint can be made again (`md/anchors.py`): OpenMM's checkpoint."""
+    """OpenMM's checkpoint of a state from which the steps to the run's checkpoint can be made again (`Anchors`)."""
 
     step: int
     binary: bytes

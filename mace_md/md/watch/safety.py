@@ -20,7 +20,7 @@ from openmm import app, unit
 
 from mace_md.errors import SafetyStop
 from mace_md.md.files.frames import AtomNames, Snapshot, write_snapshots
-from mace_md.md.watch.faults import numbers_stay_finite
+from mace_md.md.watch.finite import numbers_stay_finite
 from mace_md.md.watch.limits import Bonds, ContactLimits, Limits, atom_energy_limit, temperature_limit
 from mace_md.structures.molecules import close_pairs, face_distances
 from mace_md.structures.preflight import LARGEST_DENSITY

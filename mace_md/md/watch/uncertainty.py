@@ -16,13 +16,13 @@ from torch import nn
 
 from mace_md.config import RunConfig
 from mace_md.errors import InputError, SafetyStop
-from mace_md.md.assembly import LoadedModel
 from mace_md.md.files.frames import AtomNames, Snapshot, extxyz_text
 from mace_md.md.files.trajectory import _Appended
+from mace_md.md.loaded import LoadedModel
 from mace_md.model.artifact import load_potential
-from mace_md.model.checkpoint import load_model
 from mace_md.model.descriptors import describe, extrapolation
 from mace_md.model.potential import isolated_energy, make_potential, species_of
+from mace_md.model.reading.checkpoint import load_model
 from mace_md.ops.neighbor_list import neighbor_list
 from mace_md.provenance import sha256_of
 from mace_md.structures.preflight import check_elements

@@ -7,11 +7,11 @@ import torch
 from water_box import water_pdb
 
 from mace_md.errors import SafetyStop
-from mace_md.md.force import make_force
+from mace_md.md.forces.model import make_force
 from mace_md.md.system import make_system
 from mace_md.md.watch import selfcheck
 from mace_md.model.build import build_model
-from mace_md.model.checkpoint import load_model, save_model
+from mace_md.model.reading.checkpoint import load_model, save_model
 from mace_md.structures.structure import read_structure
 from mace_md.units import EV_TO_KJ_MOL
 

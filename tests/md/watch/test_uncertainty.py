@@ -12,12 +12,12 @@ from water_box import water_pdb
 
 from mace_md.cli import main
 from mace_md.errors import InputError
+from mace_md.hosts.ase import ase_calculator
 from mace_md.md.watch.uncertainty import Committee, Distance, committee_members, force_deviation
 from mace_md.model.build import build_model
-from mace_md.model.calculator import ase_calculator
-from mace_md.model.checkpoint import load_model, save_model
 from mace_md.model.descriptors import DescriptorStatistics, describe, descriptor_statistics, extrapolation
 from mace_md.model.graph import single_graph
+from mace_md.model.reading.checkpoint import load_model, save_model
 from mace_md.ops.neighbor_list import neighbor_list
 from mace_md.structures.structure import read_structure
 

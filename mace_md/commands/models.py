@@ -1,0 +1,122 @@
+"""The `mace-md models` command: the published models, their licences, and how to get them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mace_md.config import DEFAULT_MODEL, ModelsConfig
+from mace_md.errors import UsageError
+from mace_md.model.reading import zoo
+
+
+def main(config: ModelsConfig) -> None:
+    """Do what `config.action` says."""
+    if config.action == "list":
+        _list(config.cache or zoo.cache_folder())
+        return
+    if config.name is None:
+        raise UsageError(f"`mace-md models {config.action}` needs a name; `mace-md models list` shows them")
+    if config.action == "pull":
+        _pull(config)
+    else:
+        _show(config)
+
+
+def _list(cache: Path) -> None:
+    rows = [("NAME", "LICENCE", "ELEMENTS", "CUTOFF", "LEVEL OF THEORY", "DISPERSION", "FETCHED")]
+    for model in zoo.MODELS:
+        licence = model.licence.split(" (")[0] + (" (academic only)" if model.licence == zoo.ASL else "")
+        fetched = "bundled" if model.bundled else "yes" if model.path(cache).exists() else "no"
+        row = (model.name, licence, model.elements, _cutoff(model), model.level_of_theory, model.dispersion, fetched)
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print()
+    print(f"{DEFAULT_MODEL} comes with mace-md: `mace-md run` takes it when no --model is given.")
+    print("ASL is the Academic Software License, https://github.com/gabor1/ASL: no commercial use.")
+    print("`mace-md models show NAME` says more, `mace-md models pull NAME` fetches the file to")
+    print(f"{cache} (--cache or $MACE_MD_CACHE change the folder).")
+
+
+def _pull(config: ModelsConfig) -> None:
+    model = zoo.find_model(config.name)
+    print(f"{model.name}: {model.licence_line()}")
+    show = sys.stderr.isatty() and not config.quiet
+    path = zoo.fetch(model, config.cache, _progress if show else None)
+    if model.bundled:
+        print(f"{path}  comes with mace-md, nothing to fetch")
+        return
+    print(f"{path}  {'SHA-256 as published elsewhere' if model.sha256 else 'SHA-256 unknown: not checked'}")
+
+
+def _progress(done: int, total: int | None) -> None:
+    share = f"{100 * done // total} % of {total / 1e6:.0f} MB" if total else f"{done / 1e6:.0f} MB"
+    print(f"\r{share}", end="" if done != total else "\n", file=sys.stderr, flush=True)
+
+
+def _show(config: ModelsConfig) -> None:
+    path = Path(config.name).expanduser()
+    if path.exists():
+        _show_file(path)
+        return
+    model = zoo.find_model(config.name)
+    target = model.path(config.cache)
+    if model.bundled:
+        _show_file(target)
+        return
+    _print_table(
+        {
+            "name": model.name,
+            "address": model.url,
+            "file": f"{target} ({'fetched' if target.exists() else 'not fetched'})",
+            "licence": model.licence,
+            "elements": model.elements,
+            "cutoff": _cutoff(model),
+            "level of theory": model.level_of_theory,
+            "dispersion": model.dispersion,
+            "please cite": model.citation,
+            "size": f"{model.size} bytes" if model.size else "unknown",
+            "SHA-256": model.sha256 or "unknown",
+        }
+    )
+
+
+def _show_file(path: Path) -> None:
+    from ase.data import chemical_symbols
+
+    from mace_md.model.reading.checkpoint import describe_model
+
+    config, info, provenance = describe_model(path)
+    hidden = "+".join(f"{config.num_channels}x{l}{'eo'[l % 2]}" for l in range(config.max_L + 1))
+    _print_table(
+        {
+            "file": info.path,
+            "SHA-256": info.sha256,
+            "licence": info.licence,
+            "level of theory": info.level_of_theory,
+            "dispersion": info.dispersion,
+            "please cite": info.citation,
+            "elements": " ".join(chemical_symbols[z] for z in config.atomic_numbers),
+            "heads": ", ".join(config.heads),
+            "cutoff": f"{config.r_max:g} A",
+            "layers": f"{config.num_interactions}, hidden irreps {hidden}, max_ell {config.max_ell}",
+            "correlation": ", ".join(map(str, config.correlation)),
+            "blocks": ", ".join(config.interactions),
+            "radial": f"{config.num_bessel} {config.radial_type}, transform {config.distance_transform}",
+            "ZBL repulsion": "yes" if config.pair_repulsion else "no",
+            "precision": info.dtype,
+            **{f"trained with {key}": value for key, value in provenance.items()},
+        }
+    )
+
+
+def _print_table(rows: dict) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name.ljust(width)}  {value}")
+
+
+def _cutoff(model: zoo.PublishedModel) -> str:
+    return "unknown" if model.r_max is None else f"{model.r_max:g} A"

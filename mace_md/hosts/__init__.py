@@ -1,0 +1,1 @@
+"""Doors for other programs: ASE, openmm-ml."""

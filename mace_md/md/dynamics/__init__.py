@@ -1,0 +1,1 @@
+"""What a step is: integrators, thermostats, barostats, ring polymers, masses, stages."""

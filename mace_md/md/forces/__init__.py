@@ -1,0 +1,1 @@
+"""The forces of a run as OpenMM forces: the model, dispersion, restraints."""

@@ -1,0 +1,1 @@
+"""Several runs in one command: replicas, and the processes that share them."""

@@ -1,0 +1,1 @@
+"""The run itself: simulation, production loop, exact restarts, graphs, memory, broken numbers."""

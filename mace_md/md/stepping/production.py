@@ -1,0 +1,388 @@
+"""One part of a run: minimise, draw velocities, equilibrate, produce, with checkpoints; or continue from one.
+
+Most runs have one part; those with stages have one each. Steps before production have negative numbers, so that one
+counter says where a part is and its production starts at 0.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from openmm import app
+
+from mace_md.config import RunConfig
+from mace_md.errors import CleanStop, SafetyStop
+from mace_md.md.dynamics.integrators import Dynamics
+from mace_md.md.dynamics.stages import RAMP_INTERVAL, Carried, Course, Part
+from mace_md.md.dynamics.velocities import remove_kept_motion, set_velocities
+from mace_md.md.files.readout import make_readout
+from mace_md.md.files.reporters import Progress, Recorder
+from mace_md.md.files.restart import (
+    Checkpoint,
+    check_files,
+    check_identity,
+    cut_files,
+    load_binary,
+    load_into,
+    save_checkpoint,
+    tidy_folder,
+)
+from mace_md.md.stepping.anchors import INTERVAL, Anchors
+from mace_md.md.stepping.graphs import Graphs
+from mace_md.md.stepping.simulation import Minimization, StepLoop, minimize
+from mace_md.md.watch.limits import limits_of
+from mace_md.md.watch.safety import Watch
+from mace_md.md.watch.uncertainty import Uncertainty
+from mace_md.stopping import StopRequest
+from mace_md.structures.structure import Structure
+from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, FS_TO_PS
+
+log = logging.getLogger("mace_md")
+
+MINIMIZE_LINE_INTERVAL = 2.0  # s between the lines of a minimisation
+
+
+class Run:
+    """One simulation in one folder, from its beginning or from a checkpoint to the total number of steps.
+
+    `identity` is what makes this the same run after a restart: any change of it is refused.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        structure: Structure,
+        simulation: app.Simulation,
+        dynamics: Dynamics,
+        identity: dict[str, object],
+        stop: StopRequest,
+        *,
+        part: Part | None = None,
+        atoms: np.ndarray | None = None,
+        finished: dict[str, int] | None = None,
+        r_max: float | None = None,
+        uncertainty: Uncertainty | None = None,
+        graphs: Graphs | None = None,
+        anchors: Anchors | None = None,
+    ) -> None:
+        """config : of this part alone. part : the only one by default. atoms : in the trajectory, all by default.
+        finished : bytes of the files of the parts before. r_max : cutoff of the model, A. uncertainty : measured while
+        this part is made. graphs : make its steps. anchors : with which a restart is exact, for forces that need them.
+        """
+        self._finished = dict(finished or {})
+        self.part = part or Part("production", config)
+        self.uncertainty, self.graphs, self.anchors = uncertainty, graphs, anchors
+        self.config, self.structure, self.simulation = config, structure, simulation
+        self.dynamics, self.identity, self.stop = dynamics, identity, stop
+        self.folder: Path = config.output
+        self.timings: dict[str, float] = {}
+        self.recorder: Recorder | None = None
+        self.phase = "dynamics"
+        self._atoms = atoms
+        self._stepped = False
+        self._saved_at: int | None = None  # step of the last checkpoint
+        self.watch = Watch(
+            simulation,
+            self.folder,
+            limits_of(config),
+            bonds=structure.molecules.bonds,
+            num_dof=dynamics.num_dof // dynamics.beads,
+            timestep=config.timestep,
+            r_max=r_max,
+            before_forces=lambda: None if graphs is None else graphs.settle(),
+        )
+        self.course = Course(self.part, simulation, lambda kelvin: self.watch.set_temperature(dynamics.beads * kelvin))
+
+    def begin(self, carried: Carried | None = None) -> None:
+        """Minimise and draw velocities; the step counter stands at minus the equilibration steps.
+
+        A part that continues another starts where that ended (`carried`), and keeps the velocities unless it minimises.
+        """
+        self.simulation.context.setStepCount(-self.config.equilibration_steps)
+        if carried is not None:
+            carried.into(self.simulation, int(self.identity["seed"]))
+        self.course.set(0)
+        if self.config.minimize:
+            self._minimize()
+        if self.config.minimize or carried is None:
+            self._draw_velocities()
+        else:  # the part before may have moved as a whole, as under a Langevin bath
+            remove_kept_motion(self.simulation, self.dynamics)
+        self._first_anchor()
+        with self.watch.on_duty(self.simulation.context.getStepCount(), "start"):
+            self._save()
+
+    def accept(self, checkpoint: Checkpoint) -> None:
+        """Raise InputError unless this run can continue from `checkpoint`; touches nothing."""
+        check_identity(checkpoint, self.identity)
+        check_files(self.folder, checkpoint.sizes)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue from an accepted `checkpoint`: the files are cut back to it."""
+        for note in tidy_folder(self.folder, checkpoint) + cut_files(
+            self.folder, checkpoint.sizes, self.part.own_files
+        ):
+            log.info("%s", note)
+        self._finished = dict(checkpoint.sizes)
+        self._saved_at = checkpoint.step
+        how = self._repeat(checkpoint) or self._load(checkpoint)
+        log.info("restart from %s at step %d: %s", checkpoint.path, checkpoint.step, how)
+        if self.config.ensemble == "npt":
+            log.info("note: OpenMM's barostat draws new random numbers after a restart; the ensemble is the same")
+        between = checkpoint.step % self.config.checkpoint_interval != 0
+        if self.dynamics.beads > 1 and self.anchors is not None and between:
+            log.info("note: from a checkpoint between two --checkpoint-interval, a path integral differs in rounding")
+        if checkpoint.phase == "minimize":
+            self._minimize()
+            self._draw_velocities()
+            self._first_anchor()
+            self._save()
+
+    def _first_anchor(self) -> None:
+        if self.anchors is not None:
+            self.anchors.begin()
+
+    def _load(self, checkpoint: Checkpoint) -> str:
+        """Set the simulation to the checkpoint; how exact that is."""
+        how = load_into(self.simulation, checkpoint)
+        self.course.set(checkpoint.step)
+        self._first_anchor()
+        return how
+
+    def _repeat(self, checkpoint: Checkpoint) -> str | None:
+        """Come to the checkpoint from the anchor before it, as the interrupted run came there; None where that does
+        not lead to the same bits, as on another processor, and where there is no other anchor."""
+        anchor = checkpoint.anchor
+        if self.anchors is None or anchor is None or not 0 < checkpoint.step - anchor.step < INTERVAL:
+            return None
+        if not load_binary(self.simulation, checkpoint, anchor.binary):
+            return None
+        self.course.set(anchor.step)
+        self.anchors.restored(anchor)
+        try:
+            self._repeat_steps(checkpoint)
+        except SafetyStop:
+            return None
+        if self.simulation.context.createCheckpoint() != checkpoint.binary:
+            log.info(
+                "note: the steps after step %d do not repeat here to the last bit (another processor, or number of "
+                "threads): the run goes on from the state of the checkpoint, and differs in rounding", anchor.step,
+            )  # fmt: skip
+            return None
+        return f"exact, random numbers included ({checkpoint.step - anchor.step} steps repeated)"
+
+    def _repeat_steps(self, checkpoint: Checkpoint) -> None:
+        """The steps from the anchor, with every evaluation that was made, and nothing written."""
+        events = [] if self.course.is_constant else [(RAMP_INTERVAL, self.course.set)]
+        if checkpoint.step > 0:
+            self.recorder = self._open_recorder(checkpoint.anchor.step)
+            self.recorder.muted = True
+            events.append((self.config.report_interval, self.recorder.row))
+            events.append((self.config.trajectory_interval, self.recorder.frame))
+        StepLoop(self.simulation, events, phase="restart").run(checkpoint.step)
+        if self.recorder is not None:
+            self.recorder.muted = False
+
+    def produce(self) -> None:
+        """Step to the total. Raises CleanStop, with a checkpoint, when a signal or the time limit came first."""
+        step = self.simulation.context.getStepCount()
+        total, name = self.config.num_steps, self.part.name
+        if step < 0:
+            log.info("equilibration: %d steps, not written", -step)
+            self._steps(0, "equilibration", [])
+            step = 0
+        if self.recorder is None:
+            self.recorder = self._open_recorder(step)
+        if step >= total:
+            self._first_row(step)
+            more = "; give more --steps to go on" if self.part.is_last and total else ""
+            log.info("%s: the run is at step %d of %d%s", name, step, total, more)
+            self._save()
+            return
+        log.info("%s: %d steps, %g ps", name, total - step, (total - step) * self.config.timestep * FS_TO_PS)
+        events = [
+            (self.config.report_interval, self._row),
+            (self.config.trajectory_interval, self._frame),
+        ]
+        if not self.course.is_constant:
+            events.insert(0, (RAMP_INTERVAL, self.course.set))
+        if self.uncertainty is not None:
+            events.append((self.config.uncertainty_interval, self.uncertainty.measure))
+        self._steps(total, name, events, at_start=self._first_row)
+
+    def _row(self, step: int) -> None:
+        if self.graphs is not None:
+            self.graphs.settle()
+        self.recorder.row(step)
+
+    def _frame(self, step: int) -> None:
+        self.watch.look(step, must=True)
+        if self.graphs is not None and self.recorder.evaluates_frames:
+            self.graphs.settle()
+        self.recorder.frame(step)
+
+    def _is_read(self, step: int) -> bool:
+        """Whether energies are evaluated at a step, for a row or a frame."""
+        return any(step % interval == 0 for interval in (self.config.report_interval, self.config.trajectory_interval))
+
+    def _first_row(self, step: int) -> None:
+        if step == 0 and self.recorder.log.is_empty:
+            self.recorder.row(0)
+            if self.anchors is not None:  # what a row asks for may draw random numbers
+                self.anchors.keep()
+
+    def _open_recorder(self, step: int) -> Recorder:
+        return Recorder(
+            self.simulation,
+            self.folder,
+            readout=make_readout(self.simulation, self.dynamics),
+            course=self.course,
+            total_mass=float(self.structure.masses.sum()),
+            timestep=self.config.timestep,
+            kinds=self.config.trajectory_format if self.part.trajectory else (),
+            interval=self.config.trajectory_interval,
+            data=self.config.trajectory_data,
+            atoms=self._atoms,
+            label=self.part.label,
+            beads=self.config.bead_trajectories,
+            stepped=self._stepped,
+            wrap=self.config.wrap == "molecules",
+            progress=Progress(
+                step, self.config.num_steps, self.config.timestep, lambda line: log.info("%s", line),
+                terminal=False if self.config.quiet else None,
+            ),
+            inspect=self.watch.check_forces,
+        )  # fmt: skip
+
+    def _minimize(self) -> None:
+        config = self.config
+        self.phase = "minimize"
+        log.info(
+            "minimise: to %g kJ/mol/nm (root mean square), at most %s iterations",
+            config.minimize_tolerance,
+            config.minimize_iterations or "any number of",
+        )
+        lines = _EveryFewSeconds(MINIMIZE_LINE_INTERVAL)
+        result = minimize(
+            self.simulation,
+            tolerance=config.minimize_tolerance,
+            max_iterations=config.minimize_iterations,
+            stop=lambda: self.stop.reason() is not None,
+            progress=lines,
+        )
+        log.info(
+            "minimise: %s, energy %.3f -> %.3f kJ/mol, largest force %.4f -> %.4f eV/A, %.1f s",
+            _outcome(result),
+            result.energy_before,
+            result.energy_after,
+            result.force_before / EV_PER_ANGSTROM_TO_KJ_MOL_NM,
+            result.force_after / EV_PER_ANGSTROM_TO_KJ_MOL_NM,
+            result.seconds,
+        )
+        self.timings["minimize_s"] = result.seconds
+        reason = self.stop.reason()
+        if reason is not None:
+            self._stop(reason, "minimisation")
+        self.phase = "dynamics"
+
+    def _draw_velocities(self) -> None:
+        temperature, seed = self.config.temperature_ramp.start, int(self.identity["seed"])
+        set_velocities(self.simulation, self.dynamics, temperature, seed)
+        log.info("velocities: drawn at %g K, seed %d", temperature, seed)
+
+    def _steps(self, total: int, phase: str, events: list, at_start: Callable[[int], None] = lambda step: None) -> None:
+        interval = self.config.checkpoint_interval
+        if self.anchors is not None and self.anchors.between_checkpoints:  # after all that evaluates
+            events = [*events, (INTERVAL, lambda step: self.anchors.at(step, self._is_read(step - 1)))]
+        events = [(self.config.safety_interval, self.watch.look), *events, (interval, self._checkpoint)]
+        first = self.simulation.context.getStepCount()
+        start = time.perf_counter()
+        progress = None if self.recorder is None else self.recorder.progress
+        try:
+            with self.watch.on_duty(first, phase):
+                at_start(first)
+                more = {} if progress is None else {"tick": progress.tick}
+                if self.graphs is not None:
+                    self.graphs.start()
+                    more["advance"] = self.graphs.step
+                elif self.anchors is not None:
+                    more["advance"] = self.anchors.advance
+                reason = StepLoop(self.simulation, events, self.stop.reason, phase, **more).run(total)
+                if reason is not None:
+                    self.watch.look(self.simulation.context.getStepCount(), must=True)
+        except SafetyStop as stop:
+            raise SafetyStop(f"{stop} The checkpoint in {self.folder} is of step {self._saved_at}.") from stop
+        finally:
+            if progress is not None:
+                progress.close()
+        seconds = time.perf_counter() - start
+        step = self.simulation.context.getStepCount()
+        self.timings[f"{phase}_s"] = seconds
+        self._stepped |= step > first
+        self.timings |= {f"safety_{name}": value for name, value in self.watch.timings.items()}
+        if reason is not None:
+            self._stop(reason, phase)
+        if step % interval:
+            self._checkpoint(step)
+        if step > first:
+            speed = (step - first) * self.config.timestep * 1e-6 / seconds * 86400
+            self.timings[f"{phase}_ns_day"] = speed
+            self.timings[f"{phase}_ms_per_step"] = 1000 * seconds / (step - first)
+            log.info(
+                "%s: %d steps in %.1f s, %.3g ns/day, %.3g ms/step",
+                phase, step - first, seconds, speed, 1000 * seconds / (step - first),
+            )  # fmt: skip
+        for line in self.watch.summary():
+            log.info("%s", line)
+
+    def _checkpoint(self, step: int) -> None:
+        self.watch.look(step, must=True)
+        self._save()
+
+    def _stop(self, reason: str, phase: str) -> None:
+        self._save()
+        step = self.simulation.context.getStepCount()
+        raise CleanStop(
+            f"{reason} in the {phase}, at step {step} of {self.config.num_steps}; the checkpoint in {self.folder} is "
+            "good. Continue with the same command and --restart."
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file of the run so far, those of the parts before included, when all is on the disk."""
+        written = [found for found in (self.recorder, self.uncertainty) if found is not None]
+        return self._finished | {name: size for found in written for name, size in found.sizes().items()}
+
+    def _save(self) -> None:
+        self._saved_at = self.simulation.context.getStepCount()
+        save_checkpoint(
+            self.simulation,
+            self.folder,
+            phase=self.phase,
+            sizes=self.sizes(),
+            identity=self.identity,
+            part=self.part.name,
+            anchor=None if self.anchors is None or self.phase == "minimize" else self.anchors.last,
+        )
+        if self.anchors is not None:
+            self.anchors.saved()
+
+
+def _outcome(result: Minimization) -> str:
+    if result.converged:
+        return f"converged within {result.iterations} iterations" if result.iterations else "not needed"
+    return f"not converged after {result.iterations} iterations (the run goes on)"
+
+
+class _EveryFewSeconds:
+    """Logs a line unless one was logged less than `interval` seconds ago."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._last = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self._last >= self._interval:
+            self._last = time.monotonic()
+            log.info("%s", line)

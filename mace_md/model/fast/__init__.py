@@ -1,0 +1,1 @@
+"""From a model to what the native kernels run: folding, packing, the trial of kernels."""
