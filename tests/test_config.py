@@ -15,18 +15,19 @@ from mace_md.config import (
     LabelConfig,
     ModelsConfig,
     RunConfig,
+    TrainConfig,
     load_config,
     options_table,
     template,
     to_toml,
 )
 from mace_md.errors import InputError, UsageError
-from mace_md.options.declare import is_table, label_of, option, options_of
-from mace_md.options.reading import settle
+from mace_md.options.declare import flag, groups_of, has_flag, is_table, label_of, option, options_of
+from mace_md.options.reading import help_text, settle
 from mace_md.units import parse_quantity
 
 REQUIRED = ["water.pdb", "--model", "tiny.mace"]
-ALL = [RunConfig, ExportConfig, EvaluateConfig, LabelConfig, ModelsConfig, DoctorConfig]
+ALL = [RunConfig, TrainConfig, ExportConfig, EvaluateConfig, LabelConfig, ModelsConfig, DoctorConfig]
 
 
 def run_config(*words: str) -> RunConfig:
@@ -252,6 +253,51 @@ def test_the_template_is_toml_that_changes_nothing(cls):
 
 def tuple_or_same(value):
     return tuple(value) if isinstance(value, list) else Path(value) if isinstance(value, str) else value
+
+
+def shown_flags(text: str) -> set[str]:
+    return set(re.findall(r"^  (?:-h \[TOPIC\], )?(--[\w-]+)", text, re.MULTILINE)) - {"--help"}
+
+
+@pytest.mark.parametrize("cls", [RunConfig, TrainConfig])
+def test_the_short_help_has_the_common_options_and_where_the_rest_is(cls):
+    short, full = (help_text(cls, "mace-md it", "", topic) for topic in ("", "all"))
+    common = {flag(entry.name) for entry, _, _ in options_of(cls) if entry.metadata.get("common")}
+    flags = {flag(entry.name) for entry, kind, _ in options_of(cls) if has_flag(kind)}
+    positional = {flag(entry.name) for entry, _, _ in options_of(cls) if entry.metadata.get("positional")}
+    assert 12 <= len(common) <= 18
+    assert shown_flags(short) == common - positional
+    assert shown_flags(full) == flags - positional
+    assert f"{len(flags) - len(common)} more: `mace-md it --help all`" in short
+    for heading in groups_of(cls):
+        assert f"{heading}\n" in short and f"\n{heading}:\n" in full
+
+
+@pytest.mark.parametrize(
+    ("topic", "there", "not_there"),
+    [
+        ("pressure", "--pressure", "--committee"),  # in a heading
+        ("--surface-tension", "--surface-tension", "--pressure"),  # a name
+        ("freeze", "--freeze", "--smiles"),
+        ("zzz", None, None),
+    ],
+)
+def test_help_on_a_topic(topic, there, not_there):
+    if there is None:
+        with pytest.raises(UsageError, match=r"no option is about 'zzz'.*--help all"):
+            help_text(RunConfig, "mace-md run", "", topic)
+        return
+    flags = shown_flags(help_text(RunConfig, "mace-md run", "", topic))
+    assert there in flags and not_there not in flags
+
+
+def test_headings_are_in_the_help_the_table_the_template_and_the_run_file():
+    config = RunConfig(structure=Path("a.pdb"))
+    for heading in [name for name in groups_of(RunConfig) if name != "the command itself"]:
+        assert f"# ----- {heading}\n" in template(RunConfig)
+        assert f"**{heading[0].upper()}{heading[1:]}**" in options_table(RunConfig)
+    for heading in ("structure and model", "safety watch", "output and restarts"):
+        assert f"# {heading}\n" in to_toml(config)
 
 
 @pytest.mark.parametrize("cls", ALL)

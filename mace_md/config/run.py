@@ -26,12 +26,21 @@ class RunConfig(Settled):
         positional=True,
         aliases=("--struct",),
         shown_default="required, or --smiles",
+        group="structure and model",
+        common=True,
+    )
+    smiles: str | None = option(
+        None,
+        instead_of="structure",
+        help="a molecule as SMILES in place of a file; coordinates by RDKit",
+        common=True,
     )
     model: str = option(
         DEFAULT_MODEL,
         help="model: a name of `mace-md models list`, a .model or .mace file, or a potential.pt of `mace-md export`; "
         "the default comes with the package",
         name_or_path=True,
+        common=True,
     )
     head: str | None = shared.head()
     charge: int | None = option(
@@ -41,13 +50,20 @@ class RunConfig(Settled):
         None, help="spin multiplicity 2S+1, for models that use it", at_least=1, shown_default="from the file, or 1"
     )
 
-    ensemble: str = option("nvt", choices=("nve", "nvt", "npt"), help="statistical ensemble")
+    ensemble: str = option(
+        "nvt",
+        choices=("nve", "nvt", "npt"),
+        help="statistical ensemble",
+        group="ensemble, temperature and pressure",
+        common=True,
+    )
     temperature: float = option(
         300.0,
         unit="K",
         at_least=0,
         aliases=("--temp",),
         help="temperature of the thermostat and of the first velocities",
+        common=True,
     )
     temperature_from: float | None = option(
         None, unit="K", at_least=0, only_if=_THERMOSTATTED, shown_default="no ramp",
@@ -60,7 +76,14 @@ class RunConfig(Settled):
         None, unit="1/ps", above=0, only_if=_THERMOSTATTED, fill=1.0,
         help="Langevin friction, collision frequency of Nose-Hoover, or 1/tau of Bussi",
     )  # fmt: skip
-    pressure: float | None = option(None, unit="bar", only_if=_NPT, fill=1.0, help="pressure of the barostat")
+    pressure: float | None = option(
+        None,
+        unit="bar",
+        only_if=_NPT,
+        fill=1.0,
+        help="pressure of the barostat",
+        common=True,
+    )
     pressure_from: float | None = option(
         None, unit="bar", only_if=_NPT, shown_default="no ramp",
         help="pressure at the start of the production, from which it goes evenly to --pressure at the end",
@@ -78,9 +101,20 @@ class RunConfig(Settled):
         help="what a barostat move scales: rigid molecules, or every atom; auto is molecules where there are several",
     )  # fmt: skip
 
-    timestep: float = option(1.0, unit="fs", above=0, help="integration time step")
+    timestep: float = option(
+        1.0,
+        unit="fs",
+        above=0,
+        help="integration time step",
+        group="length and minimisation",
+        common=True,
+    )
     steps: int | None = option(
-        None, at_least=0, help="number of production steps in total", shown_default="10 ps of steps"
+        None,
+        at_least=0,
+        help="number of production steps in total",
+        shown_default="10 ps of steps",
+        common=True,
     )
     time: float | None = option(
         None,
@@ -89,6 +123,7 @@ class RunConfig(Settled):
         instead_of="steps",
         help="length of the production run in total, instead of --steps",
         shown_default="10 ps",
+        common=True,
     )
     equilibration_steps: int = option(0, at_least=0, help="steps before production that are not written")
     minimize: bool = option(True, help="minimise the energy before the dynamics")
@@ -108,18 +143,35 @@ class RunConfig(Settled):
         help="most iterations of the minimiser; 0 is no limit",
     )
     seed: int | None = option(
-        None, at_least=0, help="seed of velocities, thermostat and barostat", shown_default="drawn and recorded"
+        None,
+        at_least=0,
+        help="seed of velocities, thermostat and barostat",
+        shown_default="drawn and recorded",
+        common=True,
     )
     seeds: tuple[int, ...] | None = option(
-        None, at_least=0, instead_of="seed", help="one run for each of these seeds, each in a folder of the output",
+        None,
+        at_least=0,
+        instead_of="seed",
+        help="one run for each of these seeds, each in a folder of the output",
         shown_default="-",
-    )  # fmt: skip
+        group="several runs in one command",
+    )
     temperatures: tuple[float, ...] | None = option(
         None, unit="K", at_least=0, instead_of="temperature", shown_default="-",
         help="one run at each of these temperatures, each in a folder of the output",
     )  # fmt: skip
 
-    beads: int = option(1, at_least=1, help="path integral beads of each atom, for quantum nuclei; 1 is classical")
+    processes: int | None = option(
+        None, at_least=1, shown_default="one for each GPU of --device-index, or 1",
+        help="how many runs of --seeds and --temperatures are made at the same time, each in a process of its own",
+    )  # fmt: skip
+    beads: int = option(
+        1,
+        at_least=1,
+        help="path integral beads of each atom, for quantum nuclei; 1 is classical",
+        group="atoms, added forces and stages",
+    )
     hydrogen_mass: float | None = option(
         None, unit="Da", at_least=1.0, shown_default="as it is",
         help="mass of hydrogen, taken from the atom it is bonded to; 3 allows longer steps, and slows vibrations",
@@ -129,7 +181,10 @@ class RunConfig(Settled):
     external_force: tuple[ExternalForce, ...] = option((), help="energies of your own", shown_default="none")
     stage: tuple[Stage, ...] = option((), help="parts of the run, one after the other", shown_default="one part")
     dispersion: str = option(
-        "none", choices=("none", "d3bj"), help="dispersion correction on top of the model, for models without it"
+        "none",
+        choices=("none", "d3bj"),
+        help="dispersion correction on top of the model, for models without it",
+        group="dispersion",
     )
     dispersion_functional: str | None = option(
         None, only_if=("dispersion", ("d3bj",)), help="functional whose D3(BJ) parameters are used",
@@ -148,11 +203,13 @@ class RunConfig(Settled):
         choices=("float32", "float64"),
         help="precision of the model; of a potential.pt, the one it was exported with",
         shown_default="float32",
+        group="precision and hardware",
     )
     platform: str = option(
         "auto",
         choices=("auto", "CUDA", "HIP", "OpenCL", "CPU", "Reference"),
         help="OpenMM platform; auto takes CUDA when there is one",
+        common=True,
     )
     precision: str = option(
         "auto",
@@ -162,10 +219,6 @@ class RunConfig(Settled):
     device_index: tuple[int, ...] | None = option(
         None, at_least=0, shown_default="the first",
         help="which GPU, by its number; several share the runs of --seeds and --temperatures out among them",
-    )  # fmt: skip
-    processes: int | None = option(
-        None, at_least=1, shown_default="one for each GPU of --device-index, or 1",
-        help="how many runs of --seeds and --temperatures are made at the same time, each in a process of its own",
     )  # fmt: skip
     deterministic: bool = option(
         False, help="the same numbers in every repetition on the same GPU: no sums in an order that changes"
@@ -181,23 +234,22 @@ class RunConfig(Settled):
         None, choices=("off", "on"), only_if=("kernels", ("native",)), fill="off",
         help="products with weights on the GPU's tensor cores, as 3xTF32: float32, some thousand atoms",
     )  # fmt: skip
+    skin: float | None = option(None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5")
     backend: str = option(
         "torchforce", choices=("torchforce", "python"), help="how OpenMM calls the model: TorchForce, or PythonForce"
     )
 
-    periodic: str = shared.periodic()
+    periodic: str = shared.periodic(group="preparing the structure")
     box: tuple[float, ...] | None = shared.box()
-    skin: float | None = option(None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5")
-    smiles: str | None = option(
-        None, instead_of="structure", help="a molecule as SMILES in place of a file; coordinates by RDKit"
-    )
     coordinates: Path | None = shared.coordinates()
     include: Path | None = shared.include()
     virtual_sites: str = shared.virtual_sites()
     hydrogens: str = option(
-        "check", choices=("check", "add", "keep"),
+        "check",
+        choices=("check", "add", "keep"),
         help="check refuses residues without hydrogens, add puts them in, keep takes the file as it is",
-    )  # fmt: skip
+        common=True,
+    )
     ph: float | None = option(
         None, at_least=0, only_if=("hydrogens", ("add",)), fill=7.0, help="pH that decides which hydrogens are added"
     )
@@ -209,9 +261,13 @@ class RunConfig(Settled):
         None, at_least=1, count=(3,), help="copies of the box along a,b,c", shown_default="1,1,1"
     )
     solvate: float | None = option(
-        None, unit="A", at_least=0, help="put the structure in a box of water with this margin on every side",
+        None,
+        unit="A",
+        at_least=0,
+        help="put the structure in a box of water with this margin on every side",
         shown_default="no water",
-    )  # fmt: skip
+        common=True,
+    )
     box_shape: str | None = option(
         None, choices=("cube", "dodecahedron", "octahedron"), only_if=_SOLVATED, fill="cube",
         help="shape of the box of water",
@@ -236,6 +292,7 @@ class RunConfig(Settled):
         "on",
         choices=("on", "skip"),
         help="compare the forces in OpenMM with the float64 model and a finite difference before step 1",
+        group="self-check before the first step",
     )
     check_force_limit: float = option(
         1e-3, unit="eV/A", above=0, help="largest deviation of a force component in that comparison"
@@ -245,7 +302,10 @@ class RunConfig(Settled):
     )
 
     safety_interval: int = option(
-        20, at_least=1, help="steps between looks of the safety watch; fewer where looking would cost over 1 %"
+        20,
+        at_least=1,
+        help="steps between looks of the safety watch; fewer where looking would cost over 1 %",
+        group="safety watch",
     )
     max_force: float = option(50.0, unit="eV/A", above=0, help="a run stops at a force on an atom above this")
     max_temperature: float | None = option(
@@ -265,9 +325,11 @@ class RunConfig(Settled):
     )  # fmt: skip
 
     committee: tuple[str, ...] | None = option(
-        None, name_or_path=True,
+        None,
+        name_or_path=True,
         help="further models, or the committee.json of a training: the spread of the forces goes to uncertainty.csv",
-    )  # fmt: skip
+        group="uncertainty of the model",
+    )
     uncertainty_interval: int = option(
         1000, at_least=1, help="steps between rows of uncertainty.csv (each costs an evaluation of every model)"
     )
@@ -284,9 +346,18 @@ class RunConfig(Settled):
         help="over these limits: warn, stop the run, or collect the frames in uncertain.extxyz",
     )  # fmt: skip
 
-    output: Path | None = option(None, help="output folder", shown_default="the structure's name + '-run'")
+    output: Path | None = option(
+        None,
+        help="output folder",
+        shown_default="the structure's name + '-run'",
+        group="output and restarts",
+        common=True,
+    )
     restart: bool = option(
-        False, cli_only=True, help="continue the run in the output folder to the total number of steps"
+        False,
+        cli_only=True,
+        help="continue the run in the output folder to the total number of steps",
+        common=True,
     )
     max_hours: float | None = shared.max_hours()
     trajectory_format: tuple[str, ...] = option(
@@ -304,14 +375,22 @@ class RunConfig(Settled):
         shown_default="positions",
     )  # fmt: skip
     bead_trajectories: bool = option(False, help="a trajectory of each bead of a path integral, beside the centroids'")
-    trajectory_interval: int = option(100, at_least=1, help="steps between frames")
+    trajectory_interval: int = option(
+        100,
+        at_least=1,
+        help="steps between frames",
+        common=True,
+    )
     report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
     checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints")
 
     trust_pickle: bool = option(
-        False, cli_only=True, help="run the program inside a potential.pt; for files that you or people you trust made"
+        False,
+        cli_only=True,
+        help="run the program inside a potential.pt; for files that you or people you trust made",
+        group="the command itself",
     )
-    config: Path | None = shared.config()
+    config: Path | None = shared.config(common=True)
     quiet: bool = shared.quiet()
     debug: bool = shared.debug()
 

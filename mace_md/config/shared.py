@@ -10,8 +10,8 @@ ENERGY_UNITS, LENGTH_UNITS = ("eV", "meV", "kcal/mol", "kJ/mol", "Hartree"), ("A
 # ------------------------------------------------------------------------------------ the command line itself
 
 
-def config() -> Any:
-    return option(None, cli_only=True, help="TOML file with any of these options")
+def config(**meta: Any) -> Any:
+    return option(None, cli_only=True, help="TOML file with any of these options", **meta)
 
 
 def quiet() -> Any:
@@ -42,8 +42,8 @@ def head() -> Any:
     return option(None, help="head of a model that has several")
 
 
-def dtype(default: str) -> Any:
-    return option(default, choices=("float32", "float64"), help="precision of the model")
+def dtype(default: str, **meta: Any) -> Any:
+    return option(default, choices=("float32", "float64"), help="precision of the model", **meta)
 
 
 def kernels() -> Any:
@@ -80,9 +80,12 @@ def virtual_sites() -> Any:
     )
 
 
-def periodic() -> Any:
+def periodic(**meta: Any) -> Any:
     return option(
-        "auto", choices=("auto", "yes", "no"), help="periodic boundaries; auto is yes when the structure has a box"
+        "auto",
+        choices=("auto", "yes", "no"),
+        help="periodic boundaries; auto is yes when the structure has a box",
+        **meta,
     )
 
 
@@ -100,9 +103,9 @@ def box() -> Any:
 # ------------------------------------------------------------------------------------ labelled data
 
 
-def key(what: str, shown_default: str) -> Any:
+def key(what: str, shown_default: str, **meta: Any) -> Any:
     """The key of one of the labels."""
-    return option(None, help=f"key of the {what}", shown_default=shown_default)
+    return option(None, help=f"key of the {what}", shown_default=shown_default, **meta)
 
 
 def config_type_key() -> Any:

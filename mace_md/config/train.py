@@ -19,16 +19,29 @@ class TrainConfig(Settled):
     data: tuple[Path, ...] = option(
         help="labelled frames: extended XYZ (or what ASE reads), .npz in rMD17's layout, .h5 of mace-md",
         positional=True,
+        group="data",
+        common=True,
     )
-    valid: tuple[Path, ...] | None = option(None, help="files of validation frames", shown_default="part of the data")
-    valid_fraction: float | None = option(None, above=0, help="part of the data for validation", shown_default="0.05")
+    valid: tuple[Path, ...] | None = option(
+        None,
+        help="files of validation frames",
+        shown_default="part of the data",
+        common=True,
+    )
+    valid_fraction: float | None = option(
+        None,
+        above=0,
+        help="part of the data for validation",
+        shown_default="0.05",
+        common=True,
+    )
     valid_count: int | None = option(None, at_least=1, help="number of frames for validation")
     valid_index: Path | None = option(None, help="file of frame numbers, counted from 0, for validation")
     split_seed: int = option(0, at_least=0, help="seed of the division into training and validation frames")
     train_count: int | None = option(
         None, at_least=1, help="train on so many frames, drawn with --split-seed", shown_default="all that are left"
     )
-    energy_key: str | None = shared.key("energies", "REF_energy or energy")
+    energy_key: str | None = shared.key("energies", "REF_energy or energy", group="labels and their units")
     forces_key: str | None = shared.key("forces", "REF_forces or forces")
     stress_key: str | None = shared.key("stresses", "REF_stress or stress")
     virials_key: str | None = shared.key("virials", "REF_virials or virials")
@@ -49,9 +62,14 @@ class TrainConfig(Settled):
     level_of_theory: str = option("unknown", help="what the labels were computed with; kept in the model")
 
     start_from: str | None = option(
-        None, name_or_path=True, shown_default="random weights", aliases=("--from",),
+        None,
+        name_or_path=True,
+        shown_default="random weights",
+        aliases=("--from",),
         help="model whose weights training starts from: a name, a .model or a .mace file",
-    )  # fmt: skip
+        group="fine-tuning",
+        common=True,
+    )
     head: str | None = option(None, help="head of that model, if it has several")
     freeze: tuple[str, ...] = option(
         (), shown_default="none",
@@ -67,17 +85,41 @@ class TrainConfig(Settled):
     )
     replay_weight: float = option(1.0, above=0, help="weight of a frame of replay; one of the data has 1")
     e0s: str | None = option(
-        None, choices=("auto", "isolated", "least-squares", "mean", "model", "refit"), shown_default="auto",
+        None,
+        choices=("auto", "isolated", "least-squares", "mean", "model", "refit"),
+        shown_default="auto",
         help="energies of isolated atoms: from their frames in the data, fitted to the energies, the mean energy per "
         "atom for every element, those of --start-from, or these moved by a fit of what they leave of the energies; "
         "auto is isolated where the data have all of them, else model, else least-squares",
-    )  # fmt: skip
+        group="energies of isolated atoms",
+        common=True,
+    )
     e0s_file: Path | None = option(
         None, instead_of="e0s", help='file with them: JSON such as {"H": -13.6}, or labelled frames of single atoms'
     )
-    r_max: float | None = option(None, unit="A", above=0, help="cutoff radius", shown_default="5")
-    num_channels: int | None = option(None, at_least=1, help="channels of every feature", shown_default="64")
-    max_L: int | None = option(None, at_least=0, help="highest l of the messages", shown_default="1")
+    r_max: float | None = option(
+        None,
+        unit="A",
+        above=0,
+        help="cutoff radius",
+        shown_default="5",
+        group="the model",
+        common=True,
+    )
+    num_channels: int | None = option(
+        None,
+        at_least=1,
+        help="channels of every feature",
+        shown_default="64",
+        common=True,
+    )
+    max_L: int | None = option(
+        None,
+        at_least=0,
+        help="highest l of the messages",
+        shown_default="1",
+        common=True,
+    )
     max_ell: int | None = option(None, at_least=0, help="highest l of the harmonics of edges", shown_default="3")
     correlation: int | None = option(None, at_least=1, help="factors in a product: body order - 1", shown_default="3")
     num_interactions: int | None = option(None, at_least=1, help="layers", shown_default="2")
@@ -94,15 +136,47 @@ class TrainConfig(Settled):
         "none", choices=("none", "mean"), help="energy added to every atom: none keeps isolated atoms at their E0s"
     )
 
-    loss: str = option("mse", choices=("mse", "huber", "universal"), help="shape of the loss")
-    energy_weight: float = option(1.0, at_least=0, help="weight of the energy per atom, in eV")
-    forces_weight: float = option(100.0, at_least=0, help="weight of the forces")
+    loss: str = option(
+        "mse",
+        choices=("mse", "huber", "universal"),
+        help="shape of the loss",
+        group="loss",
+    )
+    energy_weight: float = option(
+        1.0,
+        at_least=0,
+        help="weight of the energy per atom, in eV",
+        common=True,
+    )
+    forces_weight: float = option(
+        100.0,
+        at_least=0,
+        help="weight of the forces",
+        common=True,
+    )
     stress_weight: float | None = option(None, at_least=0, help="weight of the stress", shown_default="1 if labelled")
     huber_delta: float = option(0.01, above=0, help="where huber and universal turn from square to linear")
-    epochs: int = option(500, at_least=1, help="passes over the data")
-    batch_size: int = option(10, at_least=1, help="frames in a step, of all processes together")
+    epochs: int = option(
+        500,
+        at_least=1,
+        help="passes over the data",
+        group="optimisation",
+        common=True,
+    )
+    batch_size: int = option(
+        10,
+        at_least=1,
+        help="frames in a step, of all processes together",
+        common=True,
+    )
     valid_batch_size: int = option(20, at_least=1, help="frames evaluated at once in validation")
-    lr: float | None = option(None, above=0, help="learning rate", shown_default="0.01; 0.001 with --start-from")
+    lr: float | None = option(
+        None,
+        above=0,
+        help="learning rate",
+        shown_default="0.01; 0.001 with --start-from",
+        common=True,
+    )
     optimizer: str = option(
         "adamw", choices=("adamw", "adam"), help="Adam with decoupled weight decay, or with decay in the gradient"
     )
@@ -115,7 +189,11 @@ class TrainConfig(Settled):
     lr_patience: int = option(50, at_least=0, help="epochs without improvement before the factor")
     lr_decay: float = option(0.9993, above=0, help="factor an epoch of the exponential scheduler")
     patience: int = option(2048, at_least=1, help="epochs without improvement before the stage ends")
-    stage_two: bool = option(True, help="raise the energy weight for the last quarter, at a lower learning rate")
+    stage_two: bool = option(
+        True,
+        help="raise the energy weight for the last quarter, at a lower learning rate",
+        group="second stage",
+    )
     stage_two_start: int | None = option(
         None, at_least=1, only_if=_STAGE_TWO, help="epochs before the second stage", shown_default="3/4 of --epochs"
     )
@@ -135,7 +213,14 @@ class TrainConfig(Settled):
         help="weight of the stress in the second stage",
         shown_default="10 if labelled",
     )
-    seed: int | None = option(None, at_least=0, help="seed of the first weights and of the order", shown_default="1")
+    seed: int | None = option(
+        None,
+        at_least=0,
+        help="seed of the first weights and of the order",
+        shown_default="1",
+        group="seeds, precision and hardware",
+        common=True,
+    )
     seeds: tuple[int, ...] | None = option(
         None, at_least=0, instead_of="seed", help="train one model for each: a committee, in folders seed-1, ..."
     )
@@ -143,11 +228,22 @@ class TrainConfig(Settled):
     device: str = shared.device()
     threads: int | None = shared.threads()
 
-    output: Path | None = option(None, help="output folder", shown_default="the name of the data + '-training'")
-    restart: bool = option(False, cli_only=True, help="continue the training in the output folder")
+    output: Path | None = option(
+        None,
+        help="output folder",
+        shown_default="the name of the data + '-training'",
+        group="output and restarts",
+        common=True,
+    )
+    restart: bool = option(
+        False,
+        cli_only=True,
+        help="continue the training in the output folder",
+        common=True,
+    )
     max_hours: float | None = shared.max_hours()
     checkpoint_interval: int = option(1, at_least=1, help="epochs between checkpoints")
-    config: Path | None = shared.config()
+    config: Path | None = shared.config(common=True)
     quiet: bool = shared.quiet()
     debug: bool = shared.debug()
 

@@ -40,7 +40,8 @@ def option(default: Any = MISSING, **meta: Any) -> Any:
     Keywords: help; unit; choices; positional; aliases (hidden flags); shown_default (text for the help where the
     default is worked out); only_if=(field, values or GIVEN) with fill= the default where it holds; instead_of= the
     field that it replaces; above= and at_least= bounds; count= allowed lengths of a list; cli_only (not a TOML key);
-    name_or_path (a str that may be a path).
+    name_or_path (a str that may be a path); group= the heading of this option and of those after it, up to the next
+    group=; common (among the few that the short help shows).
 
     Types: bool, int, float, str, Path, Ramp; dict (a table of numbers); a dataclass of options (a table, in files
     only); and tuples of these.
@@ -57,6 +58,16 @@ def options_of(cls: type) -> Iterator[tuple[Field, type, bool]]:
             hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
         many = typing.get_origin(hint) is tuple
         yield entry, typing.get_args(hint)[0] if many else hint, many
+
+
+def groups_of(cls: type) -> dict[str, list[tuple[Field, type, bool]]]:
+    """The options of a config class (`options_of`) under their headings, in order; '' where there is no heading."""
+    groups: dict[str, list[tuple[Field, type, bool]]] = {}
+    heading = ""
+    for entry, kind, many in options_of(cls):
+        heading = entry.metadata.get("group", heading)
+        groups.setdefault(heading, []).append((entry, kind, many))
+    return groups
 
 
 def is_table(kind: type) -> bool:

@@ -17,6 +17,7 @@ from mace_md.options.declare import (
     GIVEN,
     Ramp,
     flag,
+    groups_of,
     has_flag,
     holds,
     is_table,
@@ -156,30 +157,88 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def make_parser(cls: type, prog: str, description: str) -> argparse.ArgumentParser:
-    """The argument parser of a config class; it returns only what was given, as text."""
+class _Help(argparse.Action):
+    """`--help` for the common options, `--help all`, and `--help WORD` for a heading or whatever has the word in it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, cls: type, description: str, default: Any) -> None:
+        super().__init__(
+            option_strings, dest, nargs="?", const="", default=default, metavar="TOPIC", help="all, or help on a topic"
+        )
+        self.cls, self.description = cls, description
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, topic: Any, flag_given: Any = None) -> None:
+        print(help_text(self.cls, parser.prog, self.description, topic), end="")
+        parser.exit()
+
+
+def help_text(cls: type, prog: str, description: str, topic: str = "") -> str:
+    """The help of a command on a topic: '' for the common options, 'all', a heading, or a word in names and texts.
+
+    Raises UsageError when no option is about the topic.
+    """
+    everything = [entry for entry, kind, _ in options_of(cls) if has_flag(kind)]
+    headings = [heading for heading in groups_of(cls) if heading]
+    word = topic.lower()
+    common = [entry for entry in everything if entry.metadata.get("common")]
+    if not word:
+        shown = common or everything
+    elif word == "all":
+        shown = everything
+    else:
+        under = [entry for heading in headings if word in heading for entry, _, _ in groups_of(cls)[heading]]
+        flat = word.lstrip("-").replace("-", "_")
+        shown = under or [entry for entry in everything if flat in entry.name or word in entry.metadata["help"].lower()]
+    if not shown:
+        near = nearest(word, [*headings, *(entry.name for entry in everything)])
+        raise UsageError(f"{prog}: no option is about '{topic}'.{near} `{prog} --help all` shows every option.")
+    text = make_parser(cls, prog, description, {entry.name for entry in shown}).format_help()
+    if not word and len(shown) < len(everything):
+        more = len(everything) - len(shown)
+        text += f"\n{more} more: `{prog} --help all`, or `{prog} --help WORD`, where WORD is in the\n"
+        text += "name or the text of an option, or in a heading:\n"
+        text += "".join(f"  {heading}\n" for heading in headings)
+    return text
+
+
+def make_parser(cls: type, prog: str, description: str, shown: set[str] | None = None) -> argparse.ArgumentParser:
+    """The argument parser of a config class; it returns only what was given, as text.
+
+    shown : the options that its help has; all when None.
+    """
     positional = [(entry.name, many) for entry, _, many in options_of(cls) if entry.metadata.get("positional")]
     words = [name + " ..." * many for name, many in positional]
     usage = " ".join([prog, *words, "[options]"])
     parser = _Parser(
-        prog=prog, usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
+        prog=prog,
+        usage=usage,
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
     )
-    for entry, kind, many in options_of(cls):
-        meta = entry.metadata
-        text = (meta["help"] + _help_suffix(entry)).replace("%", "%%")
-        if not has_flag(kind):
-            continue
-        if meta.get("positional"):
-            parser.add_argument(entry.name, nargs="*" if many else "?", help=text)
-        elif kind is bool:
-            action = argparse.BooleanOptionalAction if entry.default else "store_true"
-            parser.add_argument(flag(entry.name), dest=entry.name, action=action, help=text)
-        else:
-            metavar = _metavar(entry, kind) + (",..." if many else "")
-            parser.add_argument(flag(entry.name), dest=entry.name, metavar=metavar, help=text)
-        if meta.get("aliases"):
-            parser.add_argument(*meta["aliases"], dest=entry.name, help=argparse.SUPPRESS)
+    parser.register("action", "help on a topic", _Help)
+    parser.add_argument("-h", "--help", action="help on a topic", cls=cls, description=description)
+    for heading, options in groups_of(cls).items():
+        group = parser.add_argument_group(heading) if heading else parser
+        for entry, kind, many in options:
+            if has_flag(kind):
+                _add_option(group, entry, kind, many, shown is None or entry.name in shown)
     return parser
+
+
+def _add_option(group: Any, entry: Field, kind: type, many: bool, shown: bool) -> None:
+    meta = entry.metadata
+    text = (meta["help"] + _help_suffix(entry)).replace("%", "%%") if shown else argparse.SUPPRESS
+    if meta.get("positional"):
+        group.add_argument(entry.name, nargs="*" if many else "?", help=text)
+    elif kind is bool:
+        action = argparse.BooleanOptionalAction if entry.default else "store_true"
+        group.add_argument(flag(entry.name), dest=entry.name, action=action, help=text)
+    else:
+        metavar = _metavar(entry, kind) + (",..." if many else "")
+        group.add_argument(flag(entry.name), dest=entry.name, metavar=metavar, help=text)
+    if meta.get("aliases"):
+        group.add_argument(*meta["aliases"], dest=entry.name, help=argparse.SUPPRESS)
 
 
 def _metavar(entry: Field, kind: type) -> str:

@@ -9,6 +9,7 @@ from mace_md.options.declare import (
     GIVEN,
     Ramp,
     flag,
+    groups_of,
     is_table,
     label_of,
     looks_like_path,
@@ -42,19 +43,22 @@ def to_toml(config: Any, folder: Path | None = None) -> str:
 
     Paths are written relative to `folder` (where the file will lie) when they are inside it, absolute otherwise.
     """
-    lines, tables = [], []
-    for entry, kind, many in options_of(type(config)):
-        value = getattr(config, entry.name)
-        if value is None or entry.metadata.get("cli_only"):
-            continue
-        if is_table(kind):  # after all keys: in TOML a table lasts until the next one
-            tables += [f"\n[[{entry.name}]]\n{to_toml(one, folder)}" for one in value]
-            continue
-        if kind is Path or entry.metadata.get("name_or_path"):
-            value = tuple(_located(one, kind, folder) for one in value) if many else _located(value, kind, folder)
-        unit = f"  # {entry.metadata['unit']}" if "unit" in entry.metadata else ""
-        lines.append(f"{entry.name} = {_toml(value)}{unit}\n")
-    return "".join(lines + tables)
+    parts, tables = [], []
+    for heading, options in groups_of(type(config)).items():
+        lines = []
+        for entry, kind, many in options:
+            value = getattr(config, entry.name)
+            if value is None or entry.metadata.get("cli_only"):
+                continue
+            if is_table(kind):  # after all keys: in TOML a table lasts until the next one
+                tables += [f"\n[[{entry.name}]]\n{to_toml(one, folder)}" for one in value]
+                continue
+            if kind is Path or entry.metadata.get("name_or_path"):
+                value = tuple(_located(one, kind, folder) for one in value) if many else _located(value, kind, folder)
+            unit = f"  # {entry.metadata['unit']}" if "unit" in entry.metadata else ""
+            lines.append(f"{entry.name} = {_toml(value)}{unit}\n")
+        parts.append((f"# {heading}\n" if heading and lines else "") + "".join(lines))
+    return "\n".join(part for part in parts if part) + "".join(tables)
 
 
 def _located(value: Any, kind: type, folder: Path | None) -> Any:
@@ -69,10 +73,14 @@ def _located(value: Any, kind: type, folder: Path | None) -> Any:
 def template(cls: type) -> str:
     """A TOML file with every option explained and set to its default, all commented out."""
     lines, tables = [], []
+    heading = ""
     for entry, kind, _ in options_of(cls):
         meta = entry.metadata
         if meta.get("cli_only"):
             continue
+        if meta.get("group", heading) != heading:
+            heading = meta["group"]
+            lines.append(f"# ----- {heading}\n\n")
         if is_table(kind):
             tables += _table_template(entry, kind)
             continue
@@ -105,17 +113,21 @@ def _condition(name: str, values: Sequence[Any] | None) -> str:
 
 
 def options_table(cls: type) -> str:
-    """A Markdown table of the options of a config class."""
-    rows = ["| option | default | unit | meaning |", "|---|---|---|---|"]
-    for entry, kind, many in options_of(cls):
-        meta = entry.metadata
-        name = f"`{label_of(cls, entry.name)}`"
-        choices = f" One of {', '.join(f'`{choice}`' for choice in meta['choices'])}." if "choices" in meta else ""
-        if many and not is_table(kind):
-            choices += " Several are separated by commas."
-        condition = ""
-        if "only_if" in meta:
-            condition = f" Only with {_condition(*meta['only_if'])}."
-        default = shown_default(entry) or ("required" if entry.default is MISSING else "-")
-        rows.append(f"| {name} | {default} | {meta.get('unit', '')} | {meta['help']}.{choices}{condition} |")
-    return "\n".join(rows) + "\n"
+    """A Markdown table of the options of a config class under each of its headings."""
+    parts = []
+    for heading, options in groups_of(cls).items():
+        rows = ["| option | default | unit | meaning |", "|---|---|---|---|"]
+        rows += [_table_row(cls, entry, kind, many) for entry, kind, many in options]
+        parts.append((f"**{heading[0].upper()}{heading[1:]}**\n\n" if heading else "") + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _table_row(cls: type, entry: Field, kind: type, many: bool) -> str:
+    meta = entry.metadata
+    choices = f" One of {', '.join(f'`{choice}`' for choice in meta['choices'])}." if "choices" in meta else ""
+    if many and not is_table(kind):
+        choices += " Several are separated by commas."
+    condition = f" Only with {_condition(*meta['only_if'])}." if "only_if" in meta else ""
+    default = shown_default(entry) or ("required" if entry.default is MISSING else "-")
+    name = f"`{label_of(cls, entry.name)}`"
+    return f"| {name} | {default} | {meta.get('unit', '')} | {meta['help']}.{choices}{condition} |"
