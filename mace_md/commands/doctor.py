@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from mace_md.config import DoctorConfig
 from mace_md.provenance import OPENMMTORCH_WHEELS, device, version_of
 
-TESTED = {"torch": ("2.10.0", "2.11.0", "2.12.1"), "e3nn": ("0.4.4", "0.6.0"), "openmm": ("8.6.1",)}
+TESTED = {"torch": ("2.10.0", "2.11.0", "2.12.1"), "openmm": ("8.6.1",)}
 # Imported where they are used, so that a run without these things works without them.
 USED_FOR = {
     "h5py": "HDF5 data", "matplotlib": "the figures of a training", "mdtraj": "selections of atoms",

@@ -1,13 +1,14 @@
 """Constants of the rotation group: harmonics, tensor products, symmetric products.
 
-Everything here is made once, when a model is built, from e3nn's Wigner 3j symbols, so that the bases agree with those
-of every MACE model trained with e3nn. Components are ordered (l, m), index l*l + l + m; harmonics are normalised to
-sum_m |Y_lm|^2 = 2l + 1 ("component").
+Everything here is made once, when a model is built, from Wigner 3j symbols in e3nn's real basis, so that the bases
+agree with those of every MACE model trained with e3nn; e3nn itself is not needed, and is what the tests compare with.
+Components are ordered (l, m), index l*l + l + m; harmonics are normalised to sum_m |Y_lm|^2 = 2l + 1 ("component").
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
@@ -27,17 +28,43 @@ def component_slice(l: int) -> slice:
 
 @cache
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
-    """Real Wigner 3j symbols in e3nn's basis, [2l1 + 1, 2l2 + 1, 2l3 + 1], float64, norm 1."""
-    o3 = _e3nn_o3()
-    return o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
+    """Real Wigner 3j symbols in e3nn's basis, [2l1 + 1, 2l2 + 1, 2l3 + 1], float64, norm 1.
+
+    Clebsch-Gordan coefficients of complex harmonics, between real ones; l3 must be in |l1 - l2| ... l1 + l2.
+    """
+    first, second, third = (_complex_from_real(l) for l in (l1, l2, l3))
+    couplings = _clebsch_gordan(l1, l2, l3).to(torch.complex128)
+    real = torch.einsum("ij,kl,nm,ikn->jlm", first, second, third.conj(), couplings).real
+    return (real / real.norm()).contiguous()
 
 
-def _e3nn_o3():
-    """e3nn.o3; e3nn 0.4.4 loads its constants with torch.load, which refuses slices unless they are declared safe."""
-    torch.serialization.add_safe_globals([slice])
-    from e3nn import o3
+@cache
+def _clebsch_gordan(l1: int, l2: int, l3: int) -> Tensor:
+    """<l1 m1 l2 m2 | l3 m3>, [2l1 + 1, 2l2 + 1, 2l3 + 1]: Racah's formula (Varshalovich et al. 1988, eq. 8.2.1(3)), in
+    rational numbers up to the square root."""
+    f = math.factorial
+    triangle = Fraction(f(l1 + l2 - l3) * f(l1 - l2 + l3) * f(-l1 + l2 + l3), f(l1 + l2 + l3 + 1))
+    result = torch.zeros(2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1, dtype=torch.float64)
+    for m1 in range(-l1, l1 + 1):
+        for m2 in range(max(-l2, -l3 - m1), min(l2, l3 - m1) + 1):
+            m3, total = m1 + m2, Fraction(0)
+            for k in range(max(0, l2 - l3 - m1, l1 - l3 + m2), min(l1 + l2 - l3, l1 - m1, l2 + m2) + 1):
+                below = f(k) * f(l1 + l2 - l3 - k) * f(l1 - m1 - k) * f(l2 + m2 - k)
+                total += Fraction((-1) ** k, below * f(l3 - l2 + m1 + k) * f(l3 - l1 - m2 + k))
+            square = (2 * l3 + 1) * math.prod(f(l + m) * f(l - m) for l, m in ((l1, m1), (l2, m2), (l3, m3)))
+            result[l1 + m1, l2 + m2, l3 + m3] = math.copysign(math.sqrt(triangle * square * total**2), total)
+    return result
 
-    return o3
+
+@cache
+def _complex_from_real(l: int) -> Tensor:
+    """The unitary matrix [2l + 1 (complex), 2l + 1 (real)] between harmonics, with e3nn's phase (-i)^l."""
+    matrix = torch.zeros(2 * l + 1, 2 * l + 1, dtype=torch.complex128)
+    matrix[l, l] = 1.0
+    for m in range(1, l + 1):
+        matrix[l - m, l + m], matrix[l - m, l - m] = math.sqrt(0.5), -1j * math.sqrt(0.5)
+        matrix[l + m, l + m], matrix[l + m, l - m] = (-1) ** m * math.sqrt(0.5), 1j * (-1) ** m * math.sqrt(0.5)
+    return (-1j) ** l * matrix
 
 
 @cache
@@ -45,18 +72,17 @@ def harmonic_recursion(max_ell: int) -> tuple[Tensor, ...]:
     """Matrices D_l, [3 (2l - 1), 2l + 1], with Y_l = (Y_{l-1} (x) unit vector) D_l for l = 2 ... max_ell.
 
     Y_1 is sqrt(3) times the unit vector in e3nn's order (x, y, z), and the coupling of Y_{l-1} and Y_1 to l is
-    proportional to Y_l; the factor comes from the norm of Y_l.
+    proportional to Y_l; the factor comes from the pole of e3nn's harmonics, y, where Y_l0 = sqrt(2l + 1) is the only
+    component that is not zero.
     """
-    vector = torch.tensor([0.48, 0.60, 0.64], dtype=torch.float64)
-    harmonics, matrices = math.sqrt(3.0) * vector, []
-    o3 = _e3nn_o3()
+    pole = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    harmonics, matrices = math.sqrt(3.0) * pole, []
     for l in range(2, max_ell + 1):
         matrix = wigner_3j(l - 1, 1, l).reshape(-1, 2 * l + 1)
-        value = torch.outer(harmonics, vector).flatten() @ matrix
-        exact = o3.spherical_harmonics(l, vector, normalize=True, normalization="component")
-        factor = (value @ exact) / (value @ value)
-        matrices.append(factor * matrix)
-        harmonics = factor * value
+        value = torch.outer(harmonics, pole).flatten() @ matrix
+        matrices.append(math.sqrt(2 * l + 1) / value[l] * matrix)
+        harmonics = torch.zeros(2 * l + 1, dtype=torch.float64)
+        harmonics[l] = math.sqrt(2 * l + 1)
     return tuple(matrices)
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from mace_md.errors import InputError
 from mace_md.model.build import select_species
+from mace_md.model.fast.cache import cached_pack
 from mace_md.model.fast.folded import CannotFold, fold
-from mace_md.model.fast.packing import pack, with_flags
+from mace_md.model.fast.packing import with_flags
 from mace_md.model.fast.trial import try_kernels
 from mace_md.model.mace import MACE
 from mace_md.model.reading.zoo import cache_folder
@@ -157,7 +158,8 @@ class NativePotential(nn.Module):
         self.n_particles = len(atomic_numbers)
         self.periodic = bool(periodic)
         self.register_buffer("types", types)
-        self.register_buffer("blob", pack(folded, dtype=model_dtype(model), skin=skin, tensor_cores=tensor_cores))
+        options = {"dtype": model_dtype(model), "skin": skin, "tensor_cores": tensor_cores}
+        self.register_buffer("blob", cached_pack(folded, cache_folder() / "packed", **options))
         self.register_buffer("state", new_state(), persistent=False)
 
     def tune(self) -> str:

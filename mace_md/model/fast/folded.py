@@ -86,8 +86,8 @@ class FoldedMACE(nn.Module):
         self.has_density0, self.has_density1 = first.density, second.density
         self.path_sum: PathSum = second.convolution.path_sum
         self.num_paths = second.convolution.num_paths
-        self.radial0_by_sender = first.residual
-        self.radial1_by_pair = config.distance_transform != "none"
+        self.radial_by_pair = config.distance_transform != "none"
+        self.radial0_by_sender = first.residual and not self.radial_by_pair
         self._fold_layer_1(model)
         self._fold_layer_2(model)
         self._fold_readouts(model)
@@ -245,24 +245,27 @@ class FoldedMACE(nn.Module):
     # --- radial functions as functions of the distance, for tables ---------------------------------------------------
 
     @torch.jit.unused
-    def radial0(self, r: Tensor, pair: Tensor) -> Tensor:
-        """Radial functions of layer 1, [n, max_ell + 1, C]; r [n], A; pair [n] = z_receiver * T + z_sender."""
-        i, j = pair // self.n_species, pair % self.n_species
-        hidden, _ = self.hidden0(r.unsqueeze(1), j, i)
-        weights = self.radial0_weight[torch.zeros_like(i) if self.radial0_by_sender else i, j]  # [n, l, n_hidden, C]
-        return torch.einsum("nh,nlhc->nlc", hidden, weights)
+    def radial_features(self, layer: int, r: Tensor, i: int, j: int) -> tuple[Tensor, Tensor]:
+        """Hidden radial features [n, n_hidden] of an edge from an atom of type j to one of type i in layer 0 or 1, and
+        what it adds to the density there, [n, 1] (empty when the layer has none); r [n], A."""
+        sender, receiver = (torch.full(r.shape, z, dtype=torch.int64) for z in (j, i))
+        return (self.hidden1 if layer else self.hidden0)(r.unsqueeze(1), sender, receiver)
 
     @torch.jit.unused
-    def radial1(self, r: Tensor, pair: Tensor) -> Tensor:
-        """Radial functions of layer 2, [n, n_paths, C2]; arguments as for `radial0`."""
-        hidden, _ = self.hidden1(r.unsqueeze(1), pair % self.n_species, pair // self.n_species)
-        return (hidden @ self.radial1_weight).reshape(-1, self.num_paths, self.edge_channels)
+    def radial_weights(self, layer: int, i: int, j: int) -> Tensor:
+        """From the hidden radial features to the radial functions, [functions, n_hidden, channels].
+
+        The functions of layer 0 are those of l = 0 ... max_ell, for channels of A; those of layer 1 belong to the paths
+        of `path_sum`, for channels of H.
+        """
+        if layer == 0:
+            return self.radial0_weight[i if len(self.radial0_weight) > 1 else 0, j]
+        return self.radial1_weight.reshape(-1, self.num_paths, self.edge_channels).transpose(0, 1)
 
     @torch.jit.unused
-    def density(self, layer: int, r: Tensor, pair: Tensor) -> Tensor:
-        """Density that an edge adds to its receiver in layer 0 or 1, [n]; arguments as for `radial0`."""
-        hidden = self.hidden1 if layer else self.hidden0
-        return hidden(r.unsqueeze(1), pair % self.n_species, pair // self.n_species)[1].squeeze(1)
+    def has_density(self, layer: int) -> bool:
+        """Whether the sums of layer 0 or 1 are divided by a density."""
+        return self.has_density1 if layer else self.has_density0
 
 
 def fold(model: MACE, atomic_numbers: list[int] | None = None) -> FoldedMACE:

@@ -112,7 +112,7 @@ def pack(
     header = {
         "precision": 4 if dtype == torch.float32 else 8, "max_ell": folded.max_ell, "max_L": folded.edge_L,
         "channels": channels, "conv_channels": folded.edge_channels, "types": types, "rows": n_knots + 4,
-        "radial0_by_sender": folded.radial0_by_sender, "radial1_by_pair": folded.radial1_by_pair,
+        "radial0_by_sender": folded.radial0_by_sender, "radial1_by_pair": folded.radial_by_pair,
         "mix_by_type": any(w.shape[0] > 1 for w in folded.W_a), "mlp": mlp, "gate": GATES[folded.gate],
         "zbl": zbl is not None, "scale_zbl": True, "isa": INSTRUCTION_SETS[instruction_set],
         "joined_groups": joined_groups, "small_system": small_system, "tensor_cores": tensor_cores,

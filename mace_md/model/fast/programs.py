@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mace_md.model.fast.tables import path_order
+
 
 def polynomial_program(factors: Tensor, sizes: list[int], n_components: int) -> tuple[np.ndarray, list[int]]:
     """The monomials as a program of shared pair products (plugins/cpu/polynomial.h), and the order of its weights.
@@ -56,7 +58,7 @@ def clebsch_gordan(folded) -> tuple[np.ndarray, Tensor]:
     """Non-zero couplings as ((row, component), value); rows and components as numbered in plugins/paths.h."""
     paths = folded.path_sum.paths
     blocks = folded.path_sum.coupling.double().split(list(folded.path_sum.block_sizes), dim=1)
-    order = sorted(range(len(paths)), key=lambda p: (paths[p][1], paths[p][0], paths[p][2]))
+    order = path_order(paths)
     first_row, first_component, row, component = {}, {}, 0, 0
     for p in order:
         first_row[p] = row
