@@ -15,7 +15,14 @@ import openmm
 from openmm import app, unit
 
 from mace_md.errors import InputError
-from mace_md.structures.formats.contents import Contents, copy_topology, describe_residue, nanometers
+from mace_md.structures.formats.contents import (
+    Contents,
+    copy_topology,
+    describe_atom,
+    describe_residue,
+    nanometers,
+)
+from mace_md.structures.formats.isotopes import Isotope
 
 LONGEST_PEPTIDE_BOND = 0.25  # nm, between C and N of residues that follow one another; the bond is 0.133
 _SEVERAL = 6  # how many residues a message names
@@ -29,6 +36,7 @@ def add_hydrogens(contents: Contents, *, ph: float, repair: str, seed: int) -> C
 
     Raises InputError for what is missing and was not asked to be built, and for residues without a template.
     """
+    _refuse_deuterium(contents)
     _refuse_unknown(contents)
     notes = list(contents.notes)
     fixer = _fixer(contents)
@@ -160,6 +168,16 @@ def _refuse_breaks(contents: Contents) -> None:
 
 def _is_protein(residue: app.topology.Residue) -> bool:
     return {"N", "CA", "C"} <= {atom.name for atom in residue.atoms()}
+
+
+def _refuse_deuterium(contents: Contents) -> None:
+    """The templates would add hydrogens beside deuterium that is there."""
+    heavy = [a for a in contents.topology.atoms() if isinstance(a.element, Isotope) and a.element.atomic_number == 1]
+    if heavy:
+        raise InputError(
+            f"{contents.path}: {describe_atom(heavy[0])}: deuterium ({len(heavy) - 1} more), and the templates of "
+            "--hydrogens add know hydrogen only. Complete the file with another program, or write H for D in it."
+        )
 
 
 def _refuse_unknown(contents: Contents) -> None:

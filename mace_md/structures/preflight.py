@@ -3,7 +3,7 @@
 import numpy as np
 
 from mace_md.errors import InputError
-from mace_md.structures.molecules import pairs_within
+from mace_md.structures.molecules import minimum_image, pairs_within
 from mace_md.structures.structure import Structure
 from mace_md.units import ANGSTROM_TO_NM, DALTON_PER_CUBIC_NM_TO_G_ML, NM_TO_ANGSTROM
 
@@ -18,6 +18,7 @@ SMALLEST_DENSITY_NPT = 0.01
 # any below 1.2 A (in CH2 they are 1.75 A apart).
 HYDROGEN_MARGIN = 0.30  # A
 SMALLEST_HYDROGEN_CONTACT = 1.2  # A
+SMALLEST_STRAIGHT_ANGLE = 155.0  # degrees; sp carbon is at 180, sp2 at 120
 LONGEST_STEP_WITH_HYDROGEN = 1.0  # fs
 _AMINO_ACIDS = frozenset(
     ("ALA", "ARG", "ASN", "ASP", "CYS", "CYX", "GLN", "GLU", "GLY", "HIS", "HID", "HIE", "HIP", "ILE", "LEU", "LYS",
@@ -113,6 +114,8 @@ def check_hydrogens(structure: Structure) -> list[str]:
             f"as have {len(bare) - 1} more; MACE needs every atom. Use --hydrogens add, add them yourself, or "
             "--hydrogens keep if this is meant."
         )
+    if structure.hydrogens_known:
+        return []
     numbers = structure.atomic_numbers
     lonely_carbon = _carbons_without_neighbours(structure)
     if numbers.count(6) and not numbers.count(1) and lonely_carbon:
@@ -124,14 +127,29 @@ def check_hydrogens(structure: Structure) -> list[str]:
 
 
 def _carbons_without_neighbours(structure: Structure) -> int:
-    """How many carbons with a carbon neighbour have fewer than three neighbours; CO2 and HCN-like matter has none."""
-    numbers = structure.atomic_numbers
-    degree = np.bincount(structure.molecules.bonds.ravel(), minlength=len(numbers))
+    """How many carbons with a carbon neighbour have fewer than three neighbours, and are not in the middle of a line.
+
+    CO2 has no carbon neighbour; cyanogen and the inner carbons of alkynes are linear, so nothing is missing there.
+    """
+    numbers, molecules = structure.atomic_numbers, structure.molecules
     neighbours: list[list[int]] = [[] for _ in numbers]
-    for i, j in structure.molecules.bonds.tolist():
-        neighbours[i].append(numbers[j])
-        neighbours[j].append(numbers[i])
-    return sum(number == 6 and degree[i] < 3 and 6 in neighbours[i] for i, number in enumerate(numbers))
+    for i, j in molecules.bonds.tolist():
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    count = 0
+    for i, number in enumerate(numbers):
+        if number == 6 and len(neighbours[i]) < 3 and any(numbers[j] == 6 for j in neighbours[i]):
+            count += not (len(neighbours[i]) == 2 and _is_straight(structure, i, neighbours[i]))
+    return count
+
+
+def _is_straight(structure: Structure, i: int, ends: list[int]) -> bool:
+    """Whether atom i lies between two others on a line, as in a triple bond."""
+    first, second = (
+        minimum_image((structure.positions[j] - structure.positions[i])[None], structure.box)[0] for j in ends
+    )
+    cosine = first @ second / (np.linalg.norm(first) * np.linalg.norm(second))
+    return cosine < np.cos(np.radians(SMALLEST_STRAIGHT_ANGLE))
 
 
 def check_contacts(structure: Structure) -> list[str]:

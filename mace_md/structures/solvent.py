@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from mace_md.errors import InputError
 from mace_md.structures.formats.contents import nanometers
+from mace_md.structures.formats.isotopes import without_isotopes
 from mace_md.structures.molecules import minimum_image, pairs_within
 from mace_md.structures.structure import Structure, assemble, contents_of
 from mace_md.units import ANGSTROM_TO_NM, DALTON_PER_CUBIC_NM_TO_G_ML, NM_TO_ANGSTROM
@@ -94,7 +95,8 @@ def _charge(structure: Structure, given: int | None) -> tuple[int, str]:
     if structure.charge is not None:
         return structure.charge, "the file"
     field = app.ForceField("amber14-all.xml", "amber14/tip3p.xml")
-    unmatched = field.getUnmatchedResidues(structure.topology)
+    topology = without_isotopes(structure.topology)
+    unmatched = field.getUnmatchedResidues(topology)
     if unmatched:
         residue = unmatched[0]
         raise InputError(
@@ -102,7 +104,7 @@ def _charge(structure: Structure, given: int | None) -> tuple[int, str]:
             f"{len(unmatched) - 1} more) is not known, and the ions have to balance it. Give the charge of all that is "
             "solvated with --solute-charge, or leave ions out with --neutralize no."
         )
-    system = field.createSystem(structure.topology)
+    system = field.createSystem(topology)
     force = next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
     charges = [force.getParticleParameters(i)[0]._value for i in range(force.getNumParticles())]
     return round(sum(charges)), "Amber residue templates"

@@ -34,6 +34,7 @@ class Structure:
     assumptions : sentences for the log, one for each assumption made on the way here.
     bond_notes : sentences on bonds and molecules.
     files : every file it was read from.
+    hydrogens_known : bond orders say that no hydrogen is missing.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Structure:
     assumptions: tuple[str, ...] = ()
     bond_notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    hydrogens_known: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -111,6 +113,7 @@ def assemble(
         (*contents.notes, *box_notes),
         tuple(bond_notes),
         contents.files,
+        contents.hydrogens_known,
     )
 
 
@@ -125,6 +128,7 @@ def contents_of(structure: Structure) -> Contents:
         structure.spin,
         structure.assumptions,
         structure.files,
+        hydrogens_known=structure.hydrogens_known,
     )
 
 

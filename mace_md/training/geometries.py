@@ -120,8 +120,9 @@ def _trajectory(path: Path, topology: Path | None, every: int) -> Iterator[Confi
     import mdtraj
 
     if topology is None:
-        beside = path.with_name("topology.pdb")  # where `mace-md run` puts it
-        if not beside.is_file():
+        names = ("topology.pdb", "topology.cif")  # where `mace-md run` puts it
+        beside = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+        if beside is None:
             raise InputError(f"{path}: such a file has no elements in it. Give its topology: --topology FILE.pdb")
         topology = beside
     try:

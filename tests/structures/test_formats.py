@@ -287,21 +287,6 @@ def test_gromacs_pair_and_gro_alone_agree():
     assert any("elements were guessed" in note for note in alone.notes)
 
 
-@pytest.mark.parametrize(
-    ("name", "residue", "symbol"),
-    [
-        ("CA", "ALA", "C"), ("CA", "CA", "Ca"), ("NA", "NA", "Na"), ("NA+", "NA+", "Na"), ("NA", "HEM", "N"),
-        ("CL", "CL", "Cl"), ("CL1", "LIG", "Cl"), ("HG1", "THR", "H"), ("1HB", "ALA", "H"), ("OW", "SOL", "O"),
-        ("MW", "SOL", None), ("CD", "GLU", "C"), ("SOD", "SOD", "S"), ("K", "K", "K"), ("BB", "MAR", "B"),
-    ],
-)  # fmt: skip
-def test_elements_of_gro_names(name, residue, symbol):
-    from mace_md.structures.formats.gromacs import element_of
-
-    element = element_of(name, residue)
-    assert (element.symbol if element else None) == symbol
-
-
 def test_virtual_sites_are_dropped_only_when_asked():
     with pytest.raises(InputError, match=r"atom MW: a virtual site.*102 more.*--virtual-sites drop"):
         read_structure(INPUTS / "tip4p.gro")

@@ -226,7 +226,7 @@ def test_hydrogen_bond_and_ion_do_not_join_molecules(tmp_path):
     ("atoms", "message"),
     [
         ([("C", "LIG", 1, (" NaN    ", 0, 0), "C"), *METHANE[1:]], r"coordinates of atom 1 \(C, residue LIG 1\)"),
-        ([("C", "LIG", 1, ("********", 0, 0), "C")], "cannot be read as PDB"),
+        ([("C", "LIG", 1, ("********", 0, 0), "C")], "line 1: no three coordinates in the columns 31 to 54"),
         ([], "holds no atoms|cannot be read"),
         ([("M", "HOH", 1, (0, 0, 0), "EP")], "residue HOH 1 .chain A., atom M: a virtual site.*--virtual-sites drop"),
         ([("QQ", "LIG", 1, (0, 0, 0), "")], "residue LIG 1 .chain A., atom QQ: no chemical element"),

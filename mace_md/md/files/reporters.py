@@ -1,5 +1,6 @@
 """What a run leaves behind and shows: topology, log.csv, trajectories, and the progress line."""
 
+import logging
 import math
 import os
 import sys
@@ -19,6 +20,8 @@ from mace_md.structures.selection import sub_topology
 from mace_md.structures.structure import Structure
 from mace_md.units import DALTON_PER_CUBIC_NM_TO_G_ML, FS_TO_PS
 
+log = logging.getLogger(__name__)
+
 MOST_ATOMS_IN_PDB = 99_999  # five columns for the serial number
 LARGEST_IN_PDB = 900.0  # nm; coordinates have four digits and a sign before the point, in A
 LOG_COLUMNS = (
@@ -30,20 +33,42 @@ LOG_COLUMNS = (
 def write_topology(
     folder: Path, structure: Structure, *, atoms: np.ndarray | None = None, name: str = "topology"
 ) -> Path:
-    """Write topology.pdb, or topology.cif where a PDB file has too few columns; returns the path.
+    """Write topology.pdb, or topology.cif where the columns of a PDB file cannot hold it, which is logged; the path.
+
+    Isotopes have the symbol of their element, which every reader knows.
 
     atoms : indices of those it has, the atoms of the trajectory; all by default.
     """
     positions = structure.positions if atoms is None else structure.positions[atoms]
     topology = structure.topology if atoms is None else sub_topology(structure.topology, atoms)
-    fits = len(positions) <= MOST_ATOMS_IN_PDB and np.abs(positions).max() < LARGEST_IN_PDB
-    path = folder / (f"{name}.pdb" if fits else f"{name}.cif")
+    reason = _too_wide_for_pdb(topology, positions)
+    path = folder / (f"{name}.cif" if reason else f"{name}.pdb")
+    if reason:
+        log.info("%s in place of %s.pdb: %s, which a PDB file cannot hold", path.name, name, reason)
     temporary = path.with_suffix(path.suffix + ".part")
-    writer = app.PDBFile if fits else app.PDBxFile
+    writer = app.PDBxFile if reason else app.PDBFile
     with open(temporary, "w") as file:
         writer.writeFile(topology, positions * unit.nanometer, file, keepIds=True)
     os.replace(temporary, path)
     return path
+
+
+def _too_wide_for_pdb(topology: app.Topology, positions: np.ndarray) -> str:
+    """What has no room in the columns of a PDB file, in words; '' when everything has."""
+    if len(positions) > MOST_ATOMS_IN_PDB:
+        return f"{len(positions)} atoms"
+    if np.abs(positions).max() >= LARGEST_IN_PDB:
+        return f"a coordinate of {np.abs(positions).max():.0f} nm"
+    for chain in topology.chains():
+        if len(chain.id) > 1:
+            return f"the chain {chain.id}"
+        for residue in chain.residues():
+            if len(residue.name) > 3:
+                return f"the residue name {residue.name}"
+            if len(residue.id) > 4:
+                return f"the residue number {residue.id}"
+    long = next((atom.name for atom in topology.atoms() if len(atom.name) > 4), "")
+    return f"the atom name {long}" if long else ""
 
 
 class LogTable(_Appended):

@@ -15,6 +15,7 @@ import numpy as np
 from openmm import app, unit
 from openmm.app.internal.unitcell import computeLengthsAndAngles
 
+from mace_md.structures.formats.isotopes import Isotope, mass_of
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, FS_TO_PS, NM_TO_ANGSTROM
 
 AKMA_TIME_PS = 0.04888821  # the unit of time in a CHARMM header
@@ -200,11 +201,15 @@ class ExtxyzTrajectory(_Appended):
     """Extended XYZ: A, eV; step, time in ps and the energy the force gives (no energies of free atoms) per frame.
 
     Where a frame has them, velocities in A/ps and forces in eV/A; energy and forces are the model's, with no restraint.
+    A column of masses (Da) where there are isotopes; their symbols are those of the elements, which ASE knows.
     """
 
     def __init__(self, path: Path, topology: app.Topology) -> None:
         super().__init__(path)
-        self._symbols = [atom.element.symbol for atom in topology.atoms()]
+        elements = [atom.element for atom in topology.atoms()]
+        self._symbols = [element.symbol for element in elements]
+        isotopes = any(isinstance(element, Isotope) for element in elements)
+        self._masses = np.array([mass_of(element) for element in elements]) if isotopes else None
 
     def append(self, frame: Frame) -> None:
         """Add one frame."""
@@ -221,6 +226,9 @@ class ExtxyzTrajectory(_Appended):
             if values is not None:
                 columns.append(values * size)
                 properties += f":{name}:R:3"
+        if self._masses is not None:
+            columns.append(self._masses[:, None])
+            properties += ":masses:R:1"
         energy = "" if frame.energy is None else f"interaction_energy={frame.energy / EV_TO_KJ_MOL:.8f} "
         comment = f'{cell}Properties={properties} step={frame.step} time_ps={frame.time:.6f} {energy}pbc="{pbc}"'
         lines = [str(len(self._symbols)), comment]

@@ -4,12 +4,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from openmm import app, unit
+from openmm import app
 
 from mace_md.errors import InputError
+from mace_md.structures.formats.by_mass import TypedAtom, settle_by_mass
 from mace_md.structures.formats.contents import Contents, box_of, nanometers
-
-HEAVIEST_PROTIUM = 1.1  # Da; anything above was repartitioned, or is deuterium
 
 
 def read_amber(path: Path, coordinates: Path) -> Contents:
@@ -29,7 +28,7 @@ def read_amber(path: Path, coordinates: Path) -> Contents:
         box = box_of(prmtop.topology.getPeriodicBoxVectors())
         if box is not None:
             notes.append(f"{coordinates.name} has no box; the one in {path.name} was taken")
-    notes += _repartitioned(prmtop)
+    notes += _set_elements(path, prmtop, positions)
     return Contents(path, prmtop.topology, positions, box, notes=tuple(notes), files=(path, coordinates))
 
 
@@ -45,17 +44,23 @@ def _read_coordinates(path: Path) -> app.AmberInpcrdFile:
         ) from error
 
 
-def _repartitioned(prmtop: app.AmberPrmtopFile) -> list[str]:
-    """A note when the masses of the file are not those of the elements."""
-    masses = [float(mass) for mass in prmtop._prmtop.getMasses()]
-    is_hydrogen = [atom.element is app.element.hydrogen for atom in prmtop.topology.atoms()]
-    hydrogens = [mass for mass, hydrogen in zip(masses, is_hydrogen, strict=True) if hydrogen]
-    if hydrogens and max(hydrogens) > HEAVIEST_PROTIUM:
-        return [
-            f"the prmtop has repartitioned masses (hydrogen up to {max(hydrogens):.3f} Da); they are not used, the "
-            "masses here are those of the elements"
-        ]
-    elements = [atom.element for atom in prmtop.topology.atoms()]
-    own = [0.0 if element is None else element.mass.value_in_unit(unit.dalton) for element in elements]
-    odd = int((np.abs(np.array(masses) - own) > 0.5).sum())
-    return [f"{odd} masses of the prmtop differ from those of the elements, which are used"] if odd else []
+def _set_elements(path: Path, prmtop: app.AmberPrmtopFile, positions: np.ndarray) -> list[str]:
+    """Elements by the atomic numbers and masses of the file, in place of OpenMM's; notes."""
+    raw = prmtop._prmtop
+    masses = [float(mass) for mass in raw.getMasses()]
+    atoms = list(prmtop.topology.atoms())
+    numbers = [0] * len(atoms)
+    if raw.has_atomic_number:
+        numbers = [int(text) for text in raw._raw_data["ATOMIC_NUMBER"]]
+    typed = [
+        TypedAtom(
+            raw.getAtomName(i).strip(), raw.getResidueLabel(iAtom=i).strip(), atom.residue.index,
+            len(list(atom.residue.atoms())) == 1, max(numbers[i], 0), masses[i],
+        )
+        for i, atom in enumerate(atoms)
+    ]  # fmt: skip
+    bonds = np.array([(a.index, b.index) for a, b in prmtop.topology.bonds()], dtype=int).reshape(-1, 2)
+    elements, notes = settle_by_mass(path, typed, bonds, positions, "and masses; the prmtop has no atomic numbers")
+    for atom, element in zip(atoms, elements, strict=True):
+        atom.element = element
+    return notes

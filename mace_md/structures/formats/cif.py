@@ -4,9 +4,11 @@ The symmetry operations are those listed in the file, or those of its space grou
 atoms, so it is refused.
 """
 
+import io
 import re
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from ase import Atoms
 from mace_md.errors import InputError
 from mace_md.structures.formats.contents import Contents, bare_topology, frame_index
 from mace_md.structures.formats.coordinates import from_atoms
+from mace_md.structures.formats.isotopes import DEUTERIUM
+from mace_md.structures.formats.text import read_text
 from mace_md.structures.molecules import find_molecules
 
 FULL_OCCUPANCY = 0.999
@@ -29,7 +33,7 @@ def read_cif(path: Path, frame: int | None = None, *, complete: bool = True) -> 
     """
     from ase.io.cif import parse_cif
 
-    blocks = [block for block in parse_cif(str(path)) if block.has_structure()]
+    blocks = [block for block in parse_cif(io.StringIO(read_text(path))) if block.has_structure()]
     if not blocks:
         raise InputError(f"{path}: holds no crystal (no atom sites with coordinates). Check the file.")
     index = frame_index(path, frame, len(blocks))
@@ -53,7 +57,15 @@ def read_cif(path: Path, frame: int | None = None, *, complete: bool = True) -> 
         )
     if complete:
         _compare_with_formula(path, block, atoms)
-    return _sorted_by_molecule(from_atoms(path, atoms, notes))
+    return _sorted_by_molecule(from_atoms(path, atoms, notes, masses=_masses(atoms)))
+
+
+def _masses(atoms: Atoms) -> np.ndarray | None:
+    """[n_atoms] Da, those of deuterium (ASE gives them the mass of the nucleus), NaN for others; None without any."""
+    if not atoms.has("masses"):
+        return None
+    heavy = (atoms.numbers == 1) & (atoms.get_masses() > 1.5)
+    return np.where(heavy, DEUTERIUM, np.nan)
 
 
 def _refuse_disorder(path: Path, block) -> None:
@@ -132,14 +144,8 @@ def _sorted_by_molecule(contents: Contents) -> Contents:
     if molecules.networks:
         return contents
     order = [i for group in molecules.groups() for i in group]
-    symbols = [atom.element.symbol for atom in contents.topology.atoms()]
-    return Contents(
-        contents.path,
-        bare_topology([symbols[i] for i in order]),
-        contents.positions[order],
-        contents.box,
-        contents.charge,
-        contents.spin,
-        contents.notes,
-        contents.files,
-    )
+    elements = [atom.element for atom in contents.topology.atoms()]
+    topology = bare_topology([elements[i].symbol for i in order])
+    for atom, i in zip(topology.atoms(), order, strict=True):
+        atom.element = elements[i]
+    return replace(contents, topology=topology, positions=contents.positions[order])

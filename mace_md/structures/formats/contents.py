@@ -28,6 +28,7 @@ class Contents:
     files : every file that was read; a change of one makes another run.
     symmetry : space group of which the atoms are the asymmetric unit only; empty when they fill the cell.
     text : the PDB or mmCIF file itself, for what it says about the sequence; empty for other formats.
+    hydrogens_known : the bond orders say that no hydrogen is missing.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Contents:
     files: tuple[Path, ...] = ()
     symmetry: str = ""
     text: str = ""
+    hydrogens_known: bool = False
 
 
 def frame_index(path: Path, frame: int | None, num_frames: int) -> int:

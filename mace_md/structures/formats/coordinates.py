@@ -1,6 +1,5 @@
 """xyz, extended xyz, POSCAR and whatever else ASE reads: elements, positions, a cell; no residues, no bonds."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,45 +8,44 @@ from ase import Atoms
 
 from mace_md.errors import InputError
 from mace_md.structures.formats.contents import Contents, bare_topology
+from mace_md.structures.formats.isotopes import isotope_notes, weighing
+from mace_md.structures.formats.xyz import read_xyz
 from mace_md.units import ANGSTROM_TO_NM
 
 _CHARGE_KEYS = ("charge", "total_charge")
-_SPIN_KEYS = ("spin", "spin_multiplicity", "total_spin", "multiplicity")
+_SPIN_KEYS = ("spin", "spin_multiplicity", "total_spin", "multiplicity", "mult")
+WHOLE_CHARGE = 0.02  # e; charges of atoms are written with a few digits each
 
 
 def read_with_ase(path: Path, frame: int | None = None) -> Contents:
     """Any file ASE knows. Raises InputError for frames, elements and cells that cannot be used."""
     import ase.io
 
-    index = 0 if frame is None else frame
     if path.suffix.lower() in (".xyz", ".extxyz"):
-        _refuse_short_frames(path)
+        atoms, masses, settled, count = read_xyz(path, frame)
+        notes = _frame_notes(path, frame, count) + settled
+        return from_atoms(path, atoms, notes, masses=masses)
+    index = 0 if frame is None else frame
     try:
         atoms = ase.io.read(path, index=index)
-        several = frame is None and len(ase.io.read(path, index=slice(0, 2))) > 1
+        count = 1 if frame is not None else len(ase.io.read(path, index=slice(0, 2)))
     except IndexError as error:
         raise InputError(f"{path}: has no frame with index {index}; the first is @0, the last is @-1.") from error
-    notes = [f"the file has several frames; the first was taken (another: {path.name}@INDEX)"] if several else []
-    return from_atoms(path, atoms, notes)
+    masses = np.asarray(atoms.get_masses(), dtype=float) if atoms.has("masses") else None
+    return from_atoms(path, atoms, _frame_notes(path, frame, count), masses=masses)
 
 
-def _refuse_short_frames(path: Path) -> None:
-    """Raise InputError when the file ends inside a frame: ASE goes on counting lines to a number that may be absurd."""
-    with open(path, errors="replace") as file:
-        for frame, header in enumerate(iter(file.readline, "")):
-            number = header.split()[:1]
-            if not number or not number[0].isdigit():
-                return  # blank lines end a file; for anything else ASE says what is wrong
-            lines = sum(1 for _ in itertools.islice(file, int(number[0]) + 1))
-            if lines < int(number[0]):
-                raise InputError(
-                    f"{path}: frame {frame} is to have {number[0]} atoms, but the file ends after {max(lines - 1, 0)}. "
-                    "Correct the number, or complete the file."
-                )
+def _frame_notes(path: Path, frame: int | None, count: int) -> list[str]:
+    if frame is not None or count < 2:
+        return []
+    return [f"the file has several frames; the first was taken (another: {path.name}@INDEX)"]
 
 
-def from_atoms(path: Path, atoms: Atoms, notes: Sequence[str] = ()) -> Contents:
-    """An ase.Atoms with its cell, and the charge and spin in its `info`."""
+def from_atoms(path: Path, atoms: Atoms, notes: Sequence[str] = (), *, masses: np.ndarray | None = None) -> Contents:
+    """An ase.Atoms with its cell, and the charge and spin in its `info`.
+
+    masses : [n_atoms] Da as the file states them, NaN where it does not.
+    """
     notes = list(notes)
     if len(atoms) and 0 in atoms.numbers:
         raise InputError(
@@ -68,11 +66,33 @@ def from_atoms(path: Path, atoms: Atoms, notes: Sequence[str] = ()) -> Contents:
     elif atoms.cell.rank:
         notes.append('the file has a cell but pbc="F F F": treated as not periodic')
     charge, spin = (_integer_info(path, atoms.info, keys) for keys in (_CHARGE_KEYS, _SPIN_KEYS))
+    charge = _charge_of_atoms(path, atoms, charge, notes)
     topology = bare_topology(atoms.get_chemical_symbols())
+    if masses is not None:
+        for atom, mass in zip(topology.atoms(), masses.tolist(), strict=True):
+            atom.element = atom.element if np.isnan(mass) else weighing(atom.element, mass)
+        notes += isotope_notes(atom.element for atom in topology.atoms())
     return Contents(path, topology, positions, box, charge, spin, tuple(notes), (path,))
 
 
+def _charge_of_atoms(path: Path, atoms: Atoms, charge: int | None, notes: list[str]) -> int | None:
+    """The charge of the comment, or the sum of the column `initial_charges`, which has to agree with it."""
+    if not atoms.has("initial_charges") or not np.any(atoms.get_initial_charges()):
+        return charge
+    total = float(atoms.get_initial_charges().sum())
+    whole = round(total)
+    if abs(total - whole) > WHOLE_CHARGE:
+        notes.append(f"the initial_charges of the file add up to {total:+.3f}, no whole charge: not used")
+        return charge
+    if charge is not None and charge != whole:
+        raise InputError(
+            f"{path}: the comment says charge={charge}, the initial_charges add up to {whole:+d}. Correct one of them."
+        )
+    return whole
+
+
 def _integer_info(path: Path, info: dict, keys: Sequence[str]) -> int | None:
+    info = {str(key).lower(): value for key, value in info.items()}
     for key in keys:
         if key in info:
             try:

@@ -12,6 +12,8 @@ from openmm import app
 
 from mace_md.errors import InputError
 from mace_md.structures.formats.contents import Contents
+from mace_md.structures.formats.isotopes import isotope, isotope_notes
+from mace_md.structures.formats.text import read_text
 from mace_md.units import ANGSTROM_TO_NM
 
 RELAX_STEPS = 2000  # of the classical force field, far more than a small molecule needs
@@ -98,7 +100,7 @@ def _parsed(smiles: str):
 
 def _records(path: Path) -> list[str]:
     """The mol blocks of the file; properties after `M  END` are left out."""
-    blocks = path.read_text(errors="replace").replace("\r\n", "\n").split("$$$$\n")
+    blocks = read_text(path).split("$$$$\n")
     blocks = [block for block in blocks if block.replace("$$$$", "").strip()]
     if not blocks or "M  END" not in blocks[0]:
         raise InputError(f"{path}: is not an SDF or MOL file (no 'M  END' line). Check the file.")
@@ -220,7 +222,7 @@ def _contents(path: Path, molecule, notes: list[str], files: tuple[Path, ...]) -
             counts[symbol] = counts.get(symbol, 0) + 1
             charge = molecule.GetAtomWithIdx(i).GetFormalCharge()
             alone = symbols.count(symbol) == 1
-            element = app.Element.getBySymbol(symbol)
+            element = _element(path, molecule.GetAtomWithIdx(i))
             label = symbol if alone else f"{symbol}{counts[symbol]}"
             made.append(topology.addAtom(label[:4], element, residue, formalCharge=charge))
     for bond in molecule.GetBonds():
@@ -233,4 +235,22 @@ def _contents(path: Path, molecule, notes: list[str], files: tuple[Path, ...]) -
     electrons = sum(atom.GetAtomicNum() for atom in molecule.GetAtoms()) - charge
     if (electrons + spin) % 2 == 0:  # valences say nothing about the spin of a metal
         spin = None
-    return Contents(path, topology, positions, charge=charge, spin=spin, notes=tuple(notes), files=files)
+    notes += isotope_notes(atom.element for atom in topology.atoms())
+    return Contents(
+        path, topology, positions, charge=charge, spin=spin, notes=tuple(notes), files=files, hydrogens_known=True
+    )
+
+
+def _element(path: Path, atom) -> app.Element:
+    """The element of an RDKit atom, as the isotope that it states. Raises InputError for one that is not known."""
+    from rdkit import Chem
+
+    if not atom.GetIsotope():
+        return app.Element.getByAtomicNumber(atom.GetAtomicNum())
+    mass = Chem.GetPeriodicTable().GetMassForIsotope(atom.GetAtomicNum(), atom.GetIsotope())
+    if not mass > 0:
+        raise InputError(
+            f"{path}: atom {atom.GetIdx() + 1}: {atom.GetSymbol()} has no isotope {atom.GetIsotope()} that is known. "
+            "Correct it, or leave the mass number out."
+        )
+    return isotope(atom.GetAtomicNum(), float(mass))

@@ -14,18 +14,31 @@ from pathlib import Path
 import numpy as np
 
 from mace_md.errors import InputError
-from mace_md.structures.formats import amber, cif, coordinates, gromacs, molfile, pdb
+from mace_md.structures.formats import amber, cif, coordinates, gro, gromacs, mmcif, mol2, molfile, pdb
 from mace_md.structures.formats.contents import VIRTUAL_SITE_NAMES, Contents, describe_atom, without_atoms
+from mace_md.structures.formats.text import has_mark, read_text
 
 _KINDS = {
     ".pdb": "pdb", ".ent": "pdb", ".mmcif": "mmcif", ".pdbx": "mmcif", ".sdf": "sdf", ".mol": "sdf", ".sd": "sdf",
     ".prmtop": "amber", ".parm7": "amber", ".gro": "gro", ".inpcrd": "crd", ".rst7": "crd", ".ncrst": "crd",
-    ".itp": "itp",
+    ".itp": "itp", ".mol2": "mol2",
 }  # fmt: skip
+_OWN_READING = frozenset((".top",))  # includes files that lie beside it
 FARTHEST = 1e6  # nm; a millimetre is no molecule, and beyond it float32 coordinates have no digits left for bonds
+# What people try, and what to give in its place.
+_NOT_READ = {
+    ".pdbqt": "holds no hydrogens on carbon; give the PDB, SDF or mol2 file that it was made from",
+    ".mae": "is Maestro's; export SDF, mol2 or PDB", ".maegz": "is Maestro's; export SDF, mol2 or PDB",
+    ".psf": "is a topology without coordinates; write a PDB file with elements (VMD: animate write pdb)",
+    ".dcd": "holds coordinates only; write a frame as PDB", ".xtc": "holds coordinates only; write a frame as PDB",
+    ".trr": "holds coordinates only; write a frame as PDB", ".tpr": "is binary; write a frame as gro",
+    ".pqr": "has radii where a PDB file has elements; give the PDB file that it was made from",
+    ".cml": "is not read here; write SDF or xyz (obabel)", ".smi": "holds SMILES; give one with --smiles",
+    ".log": "is an output; write its last geometry as xyz", ".gjf": "is an input; write its geometry as xyz",
+}  # fmt: skip
 _PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
-_NAMES = {"pdb": "PDB", "mmcif": "mmCIF", "sdf": "SDF", "amber": "AMBER prmtop", "top": "GROMACS topology",
-          "gro": "GROMACS coordinates", "cif": "CIF"}  # fmt: skip
+_NAMES = {"pdb": "PDB", "mmcif": "mmCIF", "sdf": "SDF", "mol2": "mol2", "amber": "AMBER prmtop",
+          "top": "GROMACS topology", "gro": "GROMACS coordinates", "cif": "CIF"}  # fmt: skip
 
 
 def read_contents(
@@ -53,6 +66,8 @@ def read_contents(
     path, frame = split_frame(path)
     with _unpacked(path) as plain:
         kind = file_kind(plain)
+        if plain.suffix.lower() in _NOT_READ:
+            raise InputError(f"{path}: {_NOT_READ[plain.suffix.lower()]}.")
         _check_pair(path, kind, coordinates_file)
         try:
             if kind == "amber":
@@ -61,15 +76,18 @@ def read_contents(
                 contents = gromacs.read_top(plain, coordinates_file, include=include)
             elif kind == "sdf":
                 contents = molfile.read_sdf(plain, frame, add_hydrogens=add_hydrogens)
+            elif kind == "mol2":
+                contents = mol2.read_mol2(plain, frame, add_hydrogens=add_hydrogens)
             elif kind == "cif":
                 contents = cif.read_cif(plain, frame, complete=complete)
             else:
-                simple = {"pdb": pdb.read_pdb, "mmcif": pdb.read_mmcif, "gro": gromacs.read_gro}
+                simple = {"pdb": pdb.read_pdb, "mmcif": mmcif.read_mmcif, "gro": gro.read_gro}
                 contents = simple.get(kind, coordinates.read_with_ase)(plain, frame)
         except (InputError, MemoryError):
             raise
         except Exception as error:  # the readers raise whatever their parser met: KeyError, StopIteration, ...
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split())
+            reason = f"{type(error).__name__}: {reason}" if len(reason) < 12 else reason
             where = path if coordinates_file is None else f"{path} with {coordinates_file}"
             raise InputError(
                 f"{where}: cannot be read as {_NAMES.get(kind, 'a structure')} ({reason[:200]}). Check the file."
@@ -82,9 +100,19 @@ def read_contents(
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
-    """The file itself, or for as long as needed what a .gz, .bz2 or .xz file holds, under its own name."""
+    """The file itself, or for as long as needed what a .gz, .bz2 or .xz file holds, under its own name.
+
+    A file with a byte-order mark is copied without it, where the reader is another library's.
+    """
     if path.suffix.lower() not in _PACKED:
-        yield path
+        if not path.is_file() or _OWN_READING & {path.suffix.lower()} or not has_mark(path):
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / path.name
+            plain.write_text(read_text(path), encoding="utf-8")
+            with _under_its_name(plain, path):
+                yield plain
         return
     _require_file(path)
     opener = importlib.import_module(_PACKED[path.suffix.lower()]).open
@@ -95,16 +123,24 @@ def _unpacked(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(packed, file)
         except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
             raise InputError(f"{path}: cannot be unpacked ({error}). Check the file.") from error
-        try:
+        with _under_its_name(plain, path):
             yield plain
-        except InputError as error:
-            raise InputError(str(error).replace(str(plain), str(path))) from error
+
+
+@contextmanager
+def _under_its_name(plain: Path, path: Path) -> Iterator[None]:
+    """Messages name the file that was given."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(plain), str(path))) from error
 
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise InputError(
-            f"{path}: there is no such file. Give a PDB, mmCIF, SDF, prmtop, top, gro, xyz, extxyz, CIF or POSCAR file."
+            f"{path}: there is no such file. Give a PDB, mmCIF, SDF, mol2, prmtop, top, gro, xyz, extxyz, CIF or "
+            "POSCAR file."
         )
 
 
@@ -127,10 +163,9 @@ def file_kind(path: Path) -> str:
     _require_file(path)
     suffix = path.suffix.lower()
     if suffix == ".cif":  # the crystal's kind names its tags without a point
-        return "mmcif" if "_atom_site.Cartn_x" in path.read_text(errors="replace") else "cif"
+        return "mmcif" if "_atom_site.Cartn_x" in read_text(path) else "cif"
     if suffix == ".top":
-        with open(path, errors="replace") as file:
-            return "amber" if file.read(8) == "%VERSION" else "top"
+        return "amber" if read_text(path).startswith("%VERSION") else "top"
     return _KINDS.get(suffix, "")
 
 
