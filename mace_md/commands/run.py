@@ -202,11 +202,14 @@ def _run(
     after: Run | None = None,
 ) -> Run:
     """`after`: the part before."""
+    uncertainty = None
+    if part.is_last:
+        uncertainty = judges.uncertainty(part.config, built.simulation, part.config.output, part.config.timestep)
     return Run(
         part.config, setup.structure, built.simulation, built.dynamics, identity, stop,
         part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max, finished=after.sizes() if after else None,
         graphs=built.graphs, anchors=anchors_for(part.config, built.simulation, built.kernels.name),
-        uncertainty=judges.uncertainty(part.config, built.simulation) if part.is_last else None,
+        uncertainty=uncertainty,
     )  # fmt: skip
 
 

@@ -17,8 +17,8 @@ _SOLVATED = ("solvate", GIVEN)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(Settled):
-    """`mace-md run`. Options of one ensemble (pressure, ...) are None in the others, and filled in where they apply."""
+class SourceOptions:
+    """What is run, and with which model."""
 
     structure: Path | None = option(
         None,
@@ -49,6 +49,11 @@ class RunConfig(Settled):
     spin: int | None = option(
         None, help="spin multiplicity 2S+1, for models that use it", at_least=1, shown_default="from the file, or 1"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleOptions:
+    """The ensemble and its bath."""
 
     ensemble: str = option(
         "nvt",
@@ -101,6 +106,23 @@ class RunConfig(Settled):
         help="what a barostat move scales: rigid molecules, or every atom; auto is molecules where there are several",
     )  # fmt: skip
 
+    @property
+    def temperature_ramp(self) -> Ramp:
+        """The temperature (K) over the production."""
+        return Ramp(self.temperature if self.temperature_from is None else self.temperature_from, self.temperature)
+
+    @property
+    def pressure_ramp(self) -> Ramp | None:
+        """The pressure (bar) over the production; None without a barostat."""
+        if self.pressure is None:
+            return None
+        return Ramp(self.pressure if self.pressure_from is None else self.pressure_from, self.pressure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthOptions:
+    """How long, and the minimisation before."""
+
     timestep: float = option(
         1.0,
         unit="fs",
@@ -149,6 +171,19 @@ class RunConfig(Settled):
         shown_default="drawn and recorded",
         common=True,
     )
+
+    @property
+    def num_steps(self) -> int:
+        """Production steps in total: `steps`, or `time` / `timestep`, or 10 ps of them."""
+        if self.steps is not None:
+            return self.steps
+        return round((10.0 if self.time is None else self.time) * 1000.0 / self.timestep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyRunsOptions:
+    """Several runs in one command."""
+
     seeds: tuple[int, ...] | None = option(
         None,
         at_least=0,
@@ -166,6 +201,12 @@ class RunConfig(Settled):
         None, at_least=1, shown_default="one for each GPU of --device-index, or 1",
         help="how many runs of --seeds and --temperatures are made at the same time, each in a process of its own",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdditionOptions:
+    """What a run adds to the model: beads, masses, restraints, energies of one's own, stages."""
+
     beads: int = option(
         1,
         at_least=1,
@@ -180,6 +221,12 @@ class RunConfig(Settled):
     restraint: tuple[Restraint, ...] = option((), help="what is held near a value", shown_default="none")
     external_force: tuple[ExternalForce, ...] = option((), help="energies of your own", shown_default="none")
     stage: tuple[Stage, ...] = option((), help="parts of the run, one after the other", shown_default="one part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispersionOptions:
+    """Dispersion on top of the model."""
+
     dispersion: str = option(
         "none",
         choices=("none", "d3bj"),
@@ -197,6 +244,11 @@ class RunConfig(Settled):
         None, choices=("as-recorded", "yes"), only_if=("dispersion", ("d3bj",)), fill="as-recorded",
         help="yes is your word that the training data have no dispersion, for a model whose file does not say",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareOptions:
+    """Precision, platform and kernels."""
 
     dtype: str | None = option(
         None,
@@ -238,6 +290,11 @@ class RunConfig(Settled):
     backend: str = option(
         "torchforce", choices=("torchforce", "python"), help="how OpenMM calls the model: TorchForce, or PythonForce"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationOptions:
+    """From the structure that is read to the one that is run."""
 
     periodic: str = shared.periodic(group="preparing the structure")
     box: tuple[float, ...] | None = shared.box()
@@ -288,6 +345,12 @@ class RunConfig(Settled):
         None, unit="e", only_if=_SOLVATED, help="charge of all that is solvated, for the ions",
         shown_default="from the file, or from residue templates",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCheckOptions:
+    """The comparison of the forces before the first step."""
+
     check: str = option(
         "on",
         choices=("on", "skip"),
@@ -300,6 +363,11 @@ class RunConfig(Settled):
     check_energy_limit: float = option(
         0.1, unit="meV/atom", above=0, help="largest deviation of the energy in that comparison"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyOptions:
+    """What ends a run that is no physics any more."""
 
     safety_interval: int = option(
         20,
@@ -324,6 +392,11 @@ class RunConfig(Settled):
         help="what happens when a barostat shrinks the box below twice the cutoff",
     )  # fmt: skip
 
+
+@dataclass(frozen=True, kw_only=True)
+class UncertaintyOptions:
+    """What the model does not know, and what happens then."""
+
     committee: tuple[str, ...] | None = option(
         None,
         name_or_path=True,
@@ -345,6 +418,11 @@ class RunConfig(Settled):
         "warn", choices=("warn", "stop", "collect"),
         help="over these limits: warn, stop the run, or collect the frames in uncertain.extxyz",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What is written where, and how often."""
 
     output: Path | None = option(
         None,
@@ -384,6 +462,28 @@ class RunConfig(Settled):
     report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
     checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints")
 
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(
+    OutputOptions,
+    UncertaintyOptions,
+    SafetyOptions,
+    SelfCheckOptions,
+    PreparationOptions,
+    HardwareOptions,
+    DispersionOptions,
+    AdditionOptions,
+    ManyRunsOptions,
+    LengthOptions,
+    EnsembleOptions,
+    SourceOptions,
+    Settled,
+):
+    """`mace-md run`. Options of one ensemble (pressure, ...) are None in the others, and filled in where they apply.
+
+    Each section of it stands alone above, for the modules that need no more than that.
+    """
+
     trust_pickle: bool = option(
         False,
         cli_only=True,
@@ -408,28 +508,9 @@ class RunConfig(Settled):
         return self.structure.stem
 
     @property
-    def temperature_ramp(self) -> Ramp:
-        """The temperature (K) over the production."""
-        return Ramp(self.temperature if self.temperature_from is None else self.temperature_from, self.temperature)
-
-    @property
-    def pressure_ramp(self) -> Ramp | None:
-        """The pressure (bar) over the production; None without a barostat."""
-        if self.pressure is None:
-            return None
-        return Ramp(self.pressure if self.pressure_from is None else self.pressure_from, self.pressure)
-
-    @property
     def num_processes(self) -> int:
         """How many runs are made at the same time."""
         return self.processes or len(self.device_index or (0,))
-
-    @property
-    def num_steps(self) -> int:
-        """Production steps in total: `steps`, or `time` / `timestep`, or 10 ps of them."""
-        if self.steps is not None:
-            return self.steps
-        return round((10.0 if self.time is None else self.time) * 1000.0 / self.timestep)
 
 
 def _refuse_contradictions(config: RunConfig) -> None:

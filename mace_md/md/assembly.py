@@ -11,6 +11,7 @@ import torch
 from openmm import app
 
 from mace_md.config import RunConfig
+from mace_md.config.run import HardwareOptions
 from mace_md.errors import InputError
 from mace_md.md.dynamics.barostat import choose_scaling, make_barostat
 from mace_md.md.dynamics.integrators import Dynamics, make_dynamics
@@ -152,7 +153,7 @@ def build(part: Part, setup: SetUp, restart_step: int | None = None) -> Built:
     return Built(simulation, dynamics, model.kernels, choice, graphs)
 
 
-def use_device(config: RunConfig) -> None:
+def use_device(config: HardwareOptions) -> None:
     """Let torch, too, take the GPU of --device-index: the trial of the kernels, a committee."""
     if config.device_index is None or not torch.cuda.is_available():
         return
@@ -192,7 +193,7 @@ def _dynamics(part: Part, setup: SetUp) -> Dynamics:
     return dynamics
 
 
-def _force(config: RunConfig, setup: SetUp) -> openmm.Force:
+def _force(config: HardwareOptions, setup: SetUp) -> openmm.Force:
     tensor_cores = config.tensor_cores == "on"
     if setup.model.is_exported:
         chosen = {"tensor_cores": tensor_cores}
@@ -246,7 +247,7 @@ def seed_after(seed: int, step: int) -> int:
     return max(int(np.random.SeedSequence([seed, step + 2**62]).generate_state(1)[0]) >> 1, 1)  # 31 bits
 
 
-def _platform(config: RunConfig) -> PlatformChoice:
+def _platform(config: HardwareOptions) -> PlatformChoice:
     choice = choose_platform(
         config.platform,
         precision=config.precision,

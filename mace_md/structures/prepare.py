@@ -1,6 +1,7 @@
 """From the options to the structure a run starts from: read, complete, assemble, repeat, solvate."""
 
 from mace_md.config import RunConfig
+from mace_md.config.run import PreparationOptions
 from mace_md.structures.formats import molfile
 from mace_md.structures.formats.contents import Contents
 from mace_md.structures.formats.reader import is_sdf, read_contents
@@ -40,7 +41,7 @@ def _contents(config: RunConfig) -> Contents:
     return contents
 
 
-def _solvent(config: RunConfig) -> Solvent:
+def _solvent(config: PreparationOptions) -> Solvent:
     return Solvent(
         padding=config.solvate,
         shape=config.box_shape,

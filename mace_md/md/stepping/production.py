@@ -86,7 +86,7 @@ class Run:
         self.watch = Watch(
             simulation,
             self.folder,
-            limits_of(config),
+            limits_of(config, max(config.temperature, config.temperature_ramp.start), config.beads),
             bonds=structure.molecules.bonds,
             num_dof=dynamics.num_dof // dynamics.beads,
             timestep=config.timestep,

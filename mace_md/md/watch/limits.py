@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mace_md.config import RunConfig
+from mace_md.config.run import SafetyOptions
 from mace_md.structures.molecules import BOND_TOLERANCE, minimum_image
 from mace_md.units import ANGSTROM_TO_NM, BOLTZMANN_KJ_MOL_K, EV_TO_KJ_MOL
 
@@ -54,15 +54,15 @@ def atom_energy_limit(temperature: float, max_temperature: float | None = None) 
     return max(ATOM_ENERGY_FACTOR * BOLTZMANN_KJ_MOL_K * highest, LEAST_ATOM_ENERGY)
 
 
-def limits_of(config: RunConfig) -> Limits:
-    """What the safety watch takes for physics in this run."""
+def limits_of(safety: SafetyOptions, temperature: float, beads: int) -> Limits:
+    """What the safety watch takes for physics: `temperature` (K) is the highest of the run's bath."""
     return Limits(
-        temperature=max(config.temperature, config.temperature_ramp.start) * config.beads,
-        max_force=config.max_force,
-        max_temperature=None if config.max_temperature is None else config.max_temperature * config.beads,
-        closest_contact=config.closest_contact,
-        bond_break=config.bond_break,
-        small_box=config.small_box,
+        temperature=temperature * beads,
+        max_force=safety.max_force,
+        max_temperature=None if safety.max_temperature is None else safety.max_temperature * beads,
+        closest_contact=safety.closest_contact,
+        bond_break=safety.bond_break,
+        small_box=safety.small_box,
     )
 
 

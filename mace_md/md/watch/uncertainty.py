@@ -15,6 +15,7 @@ from openmm import app
 from torch import nn
 
 from mace_md.config import RunConfig
+from mace_md.config.run import UncertaintyOptions
 from mace_md.errors import InputError, SafetyStop
 from mace_md.md.files.frames import AtomNames, Snapshot, extxyz_text
 from mace_md.md.files.trajectory import _Appended
@@ -255,13 +256,15 @@ class Judges:
     distance: Distance | None
     identity: dict[str, object]
 
-    def uncertainty(self, config: RunConfig, simulation: app.Simulation) -> Uncertainty | None:
-        """For one part of a run; None where there is nothing to measure."""
+    def uncertainty(
+        self, config: UncertaintyOptions, simulation: app.Simulation, output: Path, timestep: float
+    ) -> Uncertainty | None:
+        """For one part of a run, with `timestep` in fs; None where there is nothing to measure."""
         if self.committee is None and self.distance is None:
             return None
         limits = UncertaintyLimits(config.committee_limit, config.extrapolation_limit, config.on_uncertain)
         return Uncertainty(
-            simulation, config.output, limits, timestep=config.timestep, committee=self.committee,
+            simulation, output, limits, timestep=timestep, committee=self.committee,
             distance=self.distance,
         )  # fmt: skip
 
