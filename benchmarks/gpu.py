@@ -1,9 +1,9 @@
 """Everything that is to be known on an NVIDIA GPU, in one command of under ten minutes: tests, then measurements.
 
-    python benchmarks/gpu.py --output gpu.json [--minutes 9] [--stages own tests peers rest training]
-    python benchmarks/gpu.py --dry-run       the same with tiny sizes on a CPU, the native kernels on an emulated GPU
+    python -m benchmarks.gpu --output gpu.json [--minutes 9] [--stages own tests peers rest training]
+    python -m benchmarks.gpu --dry-run       the same with tiny sizes on a CPU, the native kernels on an emulated GPU
 
-What decides comes first (gpu_plan.py): the forces of the native kernels beside the plain float64 model, their calls
+What decides comes first (gpu_report.py): the forces of the native kernels beside the plain float64 model, their calls
 and steps at all sizes, the time of each kernel; then `pytest -m gpu`; then the peers; then energy conservation,
 `mace-md run` itself, the largest box; last, training. Every engine is a process of its own with a time limit; a peer
 that is not installed, dies, hangs or runs out of memory is a line of the report. Results are written after each one, so
@@ -13,25 +13,24 @@ that a command that is cut off loses nothing, and are judged by gpu_report.py. N
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
+import queue
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+from benchmarks import gpu_report
+from benchmarks.cpu import MODELS, operations
 
-import gpu_plan  # noqa: E402
-import gpu_report  # noqa: E402
-from cpu import MODELS, operations  # noqa: E402
-from gpu_workers import Worker, Workers, last_line  # noqa: E402
-
+ROOT = Path(__file__).resolve().parent.parent
 TINY = {"tiny": {"channels": 16, "max_L": 0, "r_max": 4.5}}
 ORDER = ["off medium", "mp-0 medium", "off small"]
 TESTS_S = 180.0
@@ -40,6 +39,120 @@ SMALL, MIDDLE, LARGE = {}, {"small_system": 0}, {"small_system": 0, "fused_nodes
 TOGETHER = [("tensor_cores", "fused_nodes"), ("tensor_cores", "fused_nodes", "fast_sums")]  # flags
 STATE = ["name", "driver_version", "compute_cap", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem",
          "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active"]  # fmt: skip
+GIVE_UP = 3  # failures in a row, after which an engine is not asked again
+
+
+# --- the processes that are asked ------------------------------------------------------------------------------------
+
+
+def last_line(path: Path) -> str:
+    """What a process said last on its standard error."""
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no message"
+
+
+class Worker:
+    """One process of gpu_tasks.py, or of `command`; `ask` gives its answer, whatever happens to the process."""
+
+    def __init__(self, name: str, device: str, models: Path, command: list[str] | None = None) -> None:
+        words = ["-m", "benchmarks.gpu_tasks", name, device, str(models)]
+        self.command = command or [sys.executable, "-W", "ignore", *words]
+        self.process: subprocess.Popen | None = None
+        self.start()
+
+    def start(self) -> None:
+        handle, name = tempfile.mkstemp(prefix="mace-md-gpu-", suffix=".log")
+        self.log = Path(name)
+        environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # e3nn 0.4.4 does not import without
+        with os.fdopen(handle, "w") as errors:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+                start_new_session=True, cwd=ROOT,
+            )  # fmt: skip
+        self.lines: queue.Queue = queue.Queue()
+        threading.Thread(target=_listen, args=(self.process.stdout, self.lines), daemon=True).start()
+
+    def ask(self, question: dict, limit: float) -> dict:
+        """The answer within `limit` s; otherwise {"error", "kind"}: what the worker says, "died" or "time"."""
+        if self.process is None:
+            self.start()
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+            line = self.lines.get(timeout=limit)
+        except queue.Empty:
+            said = last_line(self.log)
+            self.stop()
+            return {"error": f"no answer within {limit:.0f} s; last: {said}", "kind": "time"}
+        except OSError:  # it was dead already
+            line = None
+        if line is None:
+            return self._died()
+        answer = json.loads(line)
+        if "error" in answer:
+            self.stop()
+        return answer
+
+    def _died(self) -> dict:
+        said, code = last_line(self.log), self.process.wait()
+        self.stop()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+        return {"error": f"the process died ({how}): {said}", "kind": "died"}
+
+    def stop(self) -> None:
+        """End the process and whatever it started."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        self.process = None
+        self.log.unlink(missing_ok=True)
+
+
+def _listen(stream, lines: queue.Queue) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+class Workers:
+    """All of them by name, and what is not worth asking again."""
+
+    def __init__(self, workers: dict[str, Worker]) -> None:
+        self._all = workers
+        self._too_large: dict[tuple[str, str], int] = {}
+        self._answers: dict[tuple[str, str], dict] = {}
+        self._missing: dict[str, str] = {}
+        self._failures: dict[str, int] = {}
+
+    def ask(self, question, limit: float) -> dict:
+        """As `Worker.ask`. Not asked: an engine that is missing or failed GIVE_UP times in a row, and boxes no smaller
+        than one that had no memory, or no answer in time."""
+        engine = " ".join([question.engine or question.task, *question.more.get("flags", {})])
+        too_large = (engine, question.model)
+        if engine in self._missing:
+            return {"error": self._missing[engine], "kind": "missing"}
+        if self._failures.get(engine, 0) >= GIVE_UP:
+            return {"error": f"given up after {GIVE_UP} failures in a row", "kind": "failed"}
+        if question.atoms and question.atoms >= self._too_large.get(too_large, question.atoms + 1):
+            return dict(self._answers[too_large])
+        answer = self._all[question.worker].ask(question.wire(), limit)
+        kind = answer.get("kind")
+        if kind in ("memory", "time") and question.atoms and question.task == "time":
+            self._too_large[too_large] = question.atoms
+            self._answers[too_large] = {"error": f"as with {question.atoms} atoms: {answer['error']}", "kind": kind}
+        if kind == "missing":
+            self._missing[engine] = answer["error"]
+        elif kind != "memory":
+            self._failures[engine] = self._failures.get(engine, 0) + 1 if kind else 0
+        return answer
+
+    def stop(self) -> None:
+        for one in self._all.values():
+            one.stop()
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------
@@ -114,7 +227,7 @@ def make_models(folder: Path, shapes: dict) -> dict[str, str]:
     for name, shape in shapes.items():
         path = folder / f"{name}.model"
         try:
-            from oracle import make_model
+            from benchmarks.oracle import make_model
 
             torch.set_default_dtype(torch.float32)
             torch.save(make_model(elements=(1, 8), scale=50.0, **shape), path)
@@ -134,13 +247,13 @@ def make_models(folder: Path, shapes: dict) -> dict[str, str]:
 
 COMPILE = """
 import ctypes, sys
-sys.path[:0] = [{here!r}, {root!r}]
+sys.path.insert(0, {root!r})
 import torch
-import gpu_engines
+from benchmarks import gpu_tasks
 question = {{"model": {model!r}, "atoms": 24, "more": {{"flags": {flags!r}}}}}
-bench = gpu_engines.Bench(question, "cpu", {{}})
-gpu_engines.Emulated = lambda potential: potential
-blob = gpu_engines.own_potential(bench, dtype=torch.{dtype}, flags=bench.flags).blob
+bench = gpu_tasks.Bench(question, "cpu", {{}})
+gpu_tasks.Emulated = lambda potential: potential
+blob = gpu_tasks.own_potential(bench, dtype=torch.{dtype}, flags=bench.flags).blob
 from mace_md.ops.energy_forces import LIBRARY
 message = ctypes.create_string_buffer(4000)
 arguments = ctypes.c_void_p(blob.data_ptr()), ctypes.c_int64(blob.numel()), {architecture}
@@ -175,7 +288,7 @@ def compile_kernels(files: dict[str, str], variants: list[dict], architecture: i
     jobs = [job for i, job in enumerate(jobs) if job not in jobs[:i]]
 
     def job(model: str, dtype: str, variant: dict) -> str:
-        code = COMPILE.format(here=str(HERE), root=str(HERE.parent), model=files[model], flags=variant, dtype=dtype,
+        code = COMPILE.format(root=str(ROOT), model=files[model], flags=variant, dtype=dtype,
                               architecture=architecture)  # fmt: skip
         environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "OMP_NUM_THREADS": "1"}
         try:
@@ -193,7 +306,7 @@ def compile_kernels(files: dict[str, str], variants: list[dict], architecture: i
 
 def doctor(limit: float) -> list | dict:
     command = [sys.executable, "-m", "mace_md", "doctor", "--json"]
-    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
         return json.loads(done.stdout)
@@ -209,13 +322,11 @@ def gpu_tests(limit: float, selection: tuple[str, ...] = ("-m", "gpu", "tests/gp
     command = [sys.executable, "-m", "pytest", "-v", "--tb=short", *selection]
     if importlib.util.find_spec("xdist") is not None:  # most of the time is compilation, on one core each
         command += ["-n", str(max(1, min(8, (os.cpu_count() or 2) // 2)))]
-    clock = gpu_plan.Clock(limit)
+    clock = gpu_report.Clock(limit)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with open(log, "w") as file:
-            process = subprocess.Popen(
-                command, cwd=HERE.parent, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
             try:
                 code: int | str = process.wait(timeout=limit)
             except subprocess.TimeoutExpired:
@@ -243,7 +354,8 @@ def training(data: Path, limit: float) -> dict:
         return {"error": f"no data for training in {data} (--data)"}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "training.json"
-        command = [sys.executable, str(HERE / "train_throughput.py"), "--epochs", "3", "--data", str(data)]
+        script = str(ROOT / "benchmarks" / "train_throughput.py")
+        command = [sys.executable, script, "--epochs", "3", "--data", str(data)]
         environment = {"CUDA_VISIBLE_DEVICES": "0"} | os.environ  # or the peer takes the CPU
         try:
             done = subprocess.run(
@@ -260,7 +372,7 @@ def training(data: Path, limit: float) -> dict:
 class Run:
     """The record of one command, written after everything that is added."""
 
-    def __init__(self, output: Path | None, clock: gpu_plan.Clock) -> None:
+    def __init__(self, output: Path | None, clock: gpu_report.Clock) -> None:
         self.output, self.clock = output, clock
         self.record: dict = {"results": []}
 
@@ -282,7 +394,7 @@ class Run:
         print(f"{self.clock.spent:5.0f} s  {gpu_report.line(result)}", flush=True)
 
 
-def ask_all(run: Run, asked: list[gpu_plan.Question], workers: Workers, shapes: dict) -> None:
+def ask_all(run: Run, asked: list[gpu_report.Question], workers: Workers, shapes: dict) -> None:
     for question in asked:
         limit = run.clock.allowed(question.limit)
         answer = workers.ask(question, limit) if limit else {"error": "no time left", "kind": "time"}
@@ -299,7 +411,7 @@ def measure(arguments: argparse.Namespace, run: Run, folder: Path) -> None:
     models_file.write_text(json.dumps(files | {"mace-md-small": str(fetch(find_model("mace-md-small")))}))
     variants, most = variants_of_pack(), 1 if dry else None
     ours = ("mace-md", "profile")
-    names = [name for name in gpu_plan.WORKERS if name in ours or {"peers", "rest"} & set(arguments.stages)]
+    names = [name for name in gpu_report.WORKERS if name in ours or {"peers", "rest"} & set(arguments.stages)]
     workers = Workers({name: Worker(name, device, models_file) for name in names})
     try:
         architecture = 90 if dry else architecture_here()
@@ -309,7 +421,7 @@ def measure(arguments: argparse.Namespace, run: Run, folder: Path) -> None:
             run.note(doctor=found.result())
         print(f"{run.clock.spent:5.0f} s  compiled; not: {run.record['not_compiled'] or 'none'}", flush=True)
         atoms = [24] if dry else arguments.atoms
-        asked = gpu_plan.questions(list(shapes), atoms, variants=variants)
+        asked = gpu_report.questions(list(shapes), atoms, variants=variants)
         if "own" not in arguments.stages:  # what times are compared with
             ask_all(run, [q for q in asked if q.task == "peaks"], workers, shapes)
         for stage in arguments.stages:
@@ -329,9 +441,9 @@ def measure(arguments: argparse.Namespace, run: Run, folder: Path) -> None:
 def options(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9.0, help="time for all of it; what is left out is reported")
-    parser.add_argument("--atoms", type=int, nargs="+", default=gpu_plan.ATOMS)
-    parser.add_argument("--stages", nargs="+", default=gpu_plan.STAGES, choices=gpu_plan.STAGES)
-    parser.add_argument("--data", type=Path, default=HERE.parent / "shared" / "data", help="for training")
+    parser.add_argument("--atoms", type=int, nargs="+", default=gpu_report.ATOMS)
+    parser.add_argument("--stages", nargs="+", default=gpu_report.STAGES, choices=gpu_report.STAGES)
+    parser.add_argument("--data", type=Path, default=ROOT / "shared" / "data", help="for training")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on a CPU: shows that the script works")
     parser.add_argument("--output", type=Path, help="JSON file, written after every result")
     return parser.parse_args(words)
@@ -339,7 +451,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> None:
     arguments = options(words)
-    run = Run(arguments.output, gpu_plan.Clock(60 * arguments.minutes))
+    run = Run(arguments.output, gpu_report.Clock(60 * arguments.minutes))
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     import torch
 
@@ -361,7 +473,7 @@ def main(words: list[str] | None = None) -> None:
 
 def commit() -> str:
     """Of the checkout, with a mark when there are changes; empty where there is no git."""
-    command = ["git", "-C", str(HERE.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -61,7 +61,7 @@ PYTHON
     )
     export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     python3 setup.py -q build_ext --inplace 2>&1 | tail -3  # a minute; without a compiler, a library that came along serves
-    exec python3 -u -W ignore benchmarks/gpu.py --minutes 8 "$@"  # what is given again counts
+    exec python3 -u -W ignore -m benchmarks.gpu --minutes 8 "$@"  # what is given again counts
     ;;
 *)
     sed -n '2,10s/^# \{0,1\}//p' "$0"

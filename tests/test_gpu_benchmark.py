@@ -13,27 +13,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
-NAMES = ["gpu", "gpu_plan", "gpu_report", "gpu_workers", "gpu_engines", "gpu_tasks", "cpu"]
+NAMES = ["gpu", "gpu_report", "gpu_tasks", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """Its scripts as modules."""
-    before = sys.path.copy()
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
-    finally:
-        sys.path[:] = before
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    """Its modules."""
+    return SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in NAMES})
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_decides_is_asked_first_and_nothing_twice(benchmark):
-    plan = benchmark.gpu_plan
+    plan = benchmark.gpu_report
     asked = plan.questions(benchmark.gpu.ORDER, variants=[{"fast_sums": True}])
     stages = [question.stage for question in asked]
     assert [stage for stage in plan.STAGES if stage in stages] == list(dict.fromkeys(stages))  # one after the other
@@ -48,7 +41,7 @@ def test_what_decides_is_asked_first_and_nothing_twice(benchmark):
 
 
 def test_every_question_has_somebody_who_answers(benchmark):
-    engines, plan = benchmark.gpu_engines, benchmark.gpu_plan
+    engines, plan = benchmark.gpu_tasks, benchmark.gpu_report
     asked = plan.questions(benchmark.gpu.ORDER)
     assert {question.task for question in asked} == set(benchmark.gpu_tasks.TASKS)
     named = {engine for worker in plan.WORKERS.values() for engine in worker}
@@ -81,9 +74,9 @@ def test_variants_are_the_flags_of_the_kernels_the_other_way_round(benchmark):
 
 
 def test_time_that_is_left(benchmark):
-    assert benchmark.gpu_plan.Clock(100.0).allowed(40.0) == 40.0
-    assert 50.0 < benchmark.gpu_plan.Clock(60.0).allowed(90.0) <= 60.0
-    assert benchmark.gpu_plan.Clock(1.0).allowed(40.0) == 0.0
+    assert benchmark.gpu_report.Clock(100.0).allowed(40.0) == 40.0
+    assert 50.0 < benchmark.gpu_report.Clock(60.0).allowed(90.0) <= 60.0
+    assert benchmark.gpu_report.Clock(1.0).allowed(40.0) == 0.0
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------
@@ -109,11 +102,13 @@ for line in sys.stdin:
 def workers(benchmark, tmp_path):
     """A `Workers` with one stand-in, and a function that asks it."""
     command = [sys.executable, "-c", STAND_IN, str(tmp_path / "child")]
-    worker = benchmark.gpu_workers.Worker("mace-md", "cpu", tmp_path, command)
-    found = benchmark.gpu_workers.Workers({"mace-md": worker})
+    worker = benchmark.gpu.Worker("mace-md", "cpu", tmp_path, command)
+    found = benchmark.gpu.Workers({"mace-md": worker})
 
     def ask(do="", engine="native", atoms=24, limit=30.0, model="m", **more):
-        question = benchmark.gpu_plan.Question("own", "mace-md", "time", engine, model, atoms, more={"do": do, **more})
+        question = benchmark.gpu_report.Question(
+            "own", "mace-md", "time", engine, model, atoms, more={"do": do, **more}
+        )
         return found.ask(question, limit)
 
     yield ask
@@ -170,7 +165,7 @@ def test_questions_to_real_engines(benchmark, tiny_file):
     """Without a GPU: those that need neither one nor the emulation. The slow test has all."""
 
     def ask(task, engine, **more):
-        question = benchmark.gpu_plan.Question("own", "mace-md", task, engine, "tiny", 24, more=more)
+        question = benchmark.gpu_report.Question("own", "mace-md", task, engine, "tiny", 24, more=more)
         return benchmark.gpu_tasks.answer_to(question.wire(), "cpu", {"tiny": tiny_file})
 
     benchmark.gpu_tasks.SECONDS = 0.05
@@ -307,14 +302,15 @@ def test_samples_of_the_gpu(benchmark):
 TRITON = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import numpy as np, torch, gpu_peaks
-out, blocks = torch.empty(2 * gpu_peaks.BLOCK), 2
-gpu_peaks.multiply_add[(blocks,)](out, ROUNDS=3, BLOCK=gpu_peaks.BLOCK, UNROLLED=gpu_peaks.UNROLLED)
+import numpy as np, torch
+from benchmarks import gpu_tasks
+out, blocks = torch.empty(2 * gpu_tasks.BLOCK), 2
+gpu_tasks.multiply_add[(blocks,)](out, ROUNDS=3, BLOCK=gpu_tasks.BLOCK, UNROLLED=gpu_tasks.UNROLLED)
 x = np.arange(len(out), dtype=np.float32) * np.float32(1e-6)
-chains = [x + np.float32(k) for k in range(gpu_peaks.CHAINS)]
-for _ in range(3 * gpu_peaks.UNROLLED):
+chains = [x + np.float32(k) for k in range(gpu_tasks.CHAINS)]
+for _ in range(3 * gpu_tasks.UNROLLED):
     chains = [c * (1 - x) + (x + np.float32(0.5)) for c in chains]
-assert gpu_peaks.multiply_adds(3, blocks) == 3 * gpu_peaks.UNROLLED * len(chains) * len(out)
+assert gpu_tasks.multiply_adds(3, blocks) == 3 * gpu_tasks.UNROLLED * len(chains) * len(out)
 print(float(np.abs(out.numpy() - sum(chains)).max()))
 """
 
@@ -324,7 +320,7 @@ def test_the_kernel_that_measures_the_peak_makes_the_operations_that_are_counted
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", TRITON, FOLDER], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", TRITON, ROOT], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-3
@@ -334,8 +330,8 @@ def test_the_kernel_that_measures_the_peak_makes_the_operations_that_are_counted
 def test_all_of_it_on_a_cpu(tmp_path):
     """Tiny sizes, the native kernels on the emulated GPU: every task answers, or says which peer is missing."""
     output = tmp_path / "gpu.json"
-    command = [sys.executable, FOLDER / "gpu.py", "--dry-run", "--minutes", "15", "--output", output]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--minutes", "15", "--output", output]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     record = json.loads(output.read_text())
     assert all(r.get("kind", "missing") == "missing" for r in record["results"])
     assert all("error" not in r for r in record["results"] if r.get("engine", "native").startswith("native"))

@@ -10,7 +10,7 @@ import torch
 
 from mace_md.md.stepping.simulation import GPU_PLATFORMS
 
-# Force noise of positions that are float32 in nm, measured for liquid water (benchmarks/precision.py).
+# Force noise of positions that are float32 in nm, measured for liquid water (benchmarks/parity.py).
 FORCE_NOISE_AT_1_NM = 1.2e-5  # eV/A, root mean square of a component; it grows as the coordinate
 
 
