@@ -14,7 +14,6 @@ file than benchmarks/results/parity.json, native_parity.json; `positions` writes
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -35,7 +34,7 @@ from mace_md.model.mace import MACE, predict
 from mace_md.model.potential import NativePotential, Potential, make_potential
 from mace_md.model.reading.checkpoint import load_model
 from mace_md.ops.neighbor_list import neighbor_list
-from mace_md.provenance import collect_provenance, write_json
+from mace_md.provenance import collect_provenance, version_of, write_json
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM
 
 HERE = Path(__file__).parent
@@ -144,7 +143,7 @@ def versions() -> dict:
         "commit": commit,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: version for name in packages if (version := version_of(name)) is not None},
     }
 
 
