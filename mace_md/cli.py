@@ -8,13 +8,13 @@ everything heavy are imported only when it runs.
 import errno
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import mace_md
 from mace_md import config as config_module
+from mace_md.console import complain, is_gone, stop_talking
 from mace_md.errors import CleanStop, InputError, SafetyStop, UsageError
 from mace_md.options.declare import flag, nearest
 from mace_md.options.reading import load_config
@@ -47,18 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, SafetyStop, CleanStop) as stop:
         if "--debug" in words:
             raise
-        print(f"mace-md: {stop}", file=sys.stderr)
+        complain(f"mace-md: {stop}")
         return stop.exit_code
     except KeyboardInterrupt:
-        print("mace-md: interrupted", file=sys.stderr)
+        complain("mace-md: interrupted")
         return 130
     except BrokenPipeError:  # `mace-md models list | head`
-        _stop_listening()
+        stop_talking(sys.stdout)
         return 0
     except OSError as error:
         if "--debug" in words or error.filename is None and error.errno != errno.ENOSPC:
             raise
-        print(f"mace-md: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        complain(f"mace-md: {error.filename or 'output'}: {error.strerror}")
         return 1
 
 
@@ -92,17 +92,15 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _stop_listening() -> None:
-    """Send what is still written to standard output nowhere: whoever read it has left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 class _Console(logging.StreamHandler):
-    """Goes on silently when the reader of a pipe leaves (`mace-md run ... | head`): the files are what a run is for."""
+    """Goes on silently when the reader of a pipe leaves (`mace-md run ... | head`), or the terminal is closed.
+
+    The files are what a run is for.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            _stop_listening()
+        if is_gone(sys.exc_info()[1]):
+            stop_talking(sys.stdout)
         else:
             super().handleError(record)
 

@@ -4,11 +4,18 @@ import signal
 import time
 from types import FrameType, TracebackType
 
+from mace_md.console import leave_closed_terminal
+
+_HANGUP = getattr(signal, "SIGHUP", None)  # which Windows does not have
+_SIGNALS = [number for number in (signal.SIGTERM, signal.SIGINT, _HANGUP) if number is not None]
+
 
 class StopRequest:
-    """While open, SIGTERM and SIGINT ask the run to stop at its next look; so does `max_hours` since the opening.
+    """While open, SIGTERM, SIGINT and SIGHUP (the terminal was closed) ask the run to stop at its next look; so does
+    `max_hours` since the opening.
 
-    A second SIGINT interrupts at once. `reason()` is None until something asked.
+    A process that was told to ignore SIGHUP, as by `nohup`, goes on ignoring it. A second SIGINT interrupts at once.
+    `reason()` is None until something asked.
     """
 
     def __init__(self, max_hours: float | None = None) -> None:
@@ -18,7 +25,9 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
+            if number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             try:
                 self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread: the caller handles its signals
@@ -33,6 +42,8 @@ class StopRequest:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
+        if number == _HANGUP:
+            leave_closed_terminal()
 
     def reason(self) -> str | None:
         """Why to stop, or None."""

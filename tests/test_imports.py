@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = sorted(path.stem for path in (PACKAGE / "commands").glob("[!_]*.py"))
 # Lower layers first: a room imports from itself and from those before it.
 LAYERS = [
-    *("errors units", "options", "config", "provenance output stopping"),
+    *("errors units", "options", "config", "console child", "provenance output stopping"),
     *("ops", "model structures", "training md", "hosts", "commands", "cli", "__main__"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -8,13 +8,13 @@ import json
 import platform
 import signal
 import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from mace_md import child
 from mace_md.config import DoctorConfig
 from mace_md.provenance import OPENMMTORCH_WHEELS, device, version_of
 
@@ -127,14 +127,14 @@ def _wheel_line() -> str:
 def _run(command: list[str], timeout: float = 120.0) -> subprocess.CompletedProcess | None:
     """The finished process, or None when it could not be started or took too long."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        return child.finished(command, timeout)
     except (OSError, subprocess.TimeoutExpired):
         return None
 
 
 def run_probe(code: str) -> tuple[bool, str]:
     """Run Python code in a fresh process: whether it worked, and its last line (or what killed it)."""
-    done = _run([sys.executable, "-W", "ignore", "-c", code])
+    done = _run(child.run_code(code))
     if done is None:
         return False, "did not finish within two minutes"
     if done.returncode < 0:

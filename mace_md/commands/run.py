@@ -16,14 +16,14 @@ from openmm import app
 from mace_md.config import RunConfig, to_toml
 from mace_md.errors import InputError
 from mace_md.md.assembly import Built, SetUp, build, checked_parts, set_up
-from mace_md.md.dynamics.stages import Carried, Part, identity_of
+from mace_md.md.dynamics.stages import Carried, Part
+from mace_md.md.files.identity import Identity, System, identity_of_run
 from mace_md.md.files.reporters import write_topology
 from mace_md.md.files.restart import Checkpoint, find_checkpoint
 from mace_md.md.forces.restraints import MODEL_GROUP
 from mace_md.md.loaded import LoadedModel
 from mace_md.md.many.replicas import replicas_of, run_each
 from mace_md.md.many.workers import run_at_once
-from mace_md.md.stepping.anchors import anchors_for
 from mace_md.md.stepping.numerics import precision_notes, precision_of, repeatable
 from mace_md.md.stepping.production import Run
 from mace_md.md.stepping.simulation import warm_up
@@ -36,11 +36,10 @@ from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
 from mace_md.model.potential import DEFAULT_SKIN
 from mace_md.model.reading.checkpoint import load_model
 from mace_md.model.reading.zoo import identify
-from mace_md.output import held_log, open_folder
-from mace_md.provenance import collect_provenance, sha256_of, write_atomically, write_json
+from mace_md.output import held_folder, held_log, open_folder
+from mace_md.provenance import collect_provenance, write_atomically, write_json
 from mace_md.stopping import StopRequest
 from mace_md.structures import preflight
-from mace_md.structures.formats.reader import split_frame
 from mace_md.structures.prepare import prepare
 from mace_md.structures.structure import Structure
 
@@ -63,7 +62,12 @@ def main(config: RunConfig) -> int:
 def run_once(config: RunConfig) -> int:
     """One run in one folder."""
     started = time.perf_counter()
-    with held_log() as held, StopRequest(config.max_hours) as stop, repeatable(config.deterministic):
+    with (
+        held_folder(config.output),
+        held_log() as held,
+        StopRequest(config.max_hours) as stop,
+        repeatable(config.deterministic),
+    ):
         checkpoint = _claim(config)
         config = replace(config, seed=_seed(config, checkpoint))
         if config.threads is not None:
@@ -78,7 +82,8 @@ def run_once(config: RunConfig) -> int:
         _say(_precision_lines(config, setup, built))
         check = _prove(config, setup, built.simulation)
         judges = judges_of(config, structure, model)
-        identity = _identity(config, structure, model) | judges.identity
+        system = System.of(structure, setup.masses, config.charge)
+        identity = identity_of_run(config, system, structure.files, model.path, judges.identity)
         run = _run(part, setup, built, identity, stop, judges)
         if checkpoint is not None:
             run.accept(checkpoint)
@@ -96,8 +101,8 @@ def run_once(config: RunConfig) -> int:
                     run.begin(carried)
                     run.produce()
             finally:
-                if run.graphs is not None:
-                    record["cuda_graphs"] |= run.graphs.record()
+                for entry, found in run.stepper.record().items():
+                    record[entry] = record.get(entry, {}) | found
                 record["timings"] = {"total_s": time.perf_counter() - started, **run.timings}
                 with suppress(OSError):  # a full disk is reported by what filled it
                     write_json(config.output / "run.json", record)
@@ -196,7 +201,7 @@ def _run(
     part: Part,
     setup: SetUp,
     built: Built,
-    identity: dict[str, object],
+    identity: Identity,
     stop: StopRequest,
     judges: Judges,
     after: Run | None = None,
@@ -208,8 +213,7 @@ def _run(
     return Run(
         part.config, setup.structure, built.simulation, built.dynamics, identity, stop,
         part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max, finished=after.sizes() if after else None,
-        graphs=built.graphs, anchors=anchors_for(part.config, built.simulation, built.kernels.name),
-        uncertainty=uncertainty,
+        stepper=built.stepper, uncertainty=uncertainty,
     )  # fmt: skip
 
 
@@ -235,34 +239,6 @@ def _prove(config: RunConfig, setup: SetUp, simulation: app.Simulation) -> SelfC
     _say(check.lines())
     selfcheck.require(check)
     return check
-
-
-# Options that make a continued run another run. Length, speed and hardware may change.
-_IDENTITY = (
-    "head", "charge", "spin", "ensemble", "temperature", "thermostat", "friction", "pressure", "barostat",
-    "surface_tension", "barostat_interval", "barostat_scaling", "timestep", "equilibration_steps", "seed", "dtype",
-    "periodic", "box", "smiles", "virtual_sites", "hydrogens", "ph", "repair", "supercell", "solvate", "box_shape",
-    "ion_concentration", "neutralize", "positive_ion", "negative_ion", "solute_charge", "wrap", "trajectory_format",
-    "trajectory_interval", "report_interval", "temperature_from", "pressure_from", "beads", "hydrogen_mass", "freeze",
-    "trajectory_atoms", "trajectory_data", "bead_trajectories", "dispersion", "dispersion_functional",
-    "dispersion_cutoff",
-)  # fmt: skip
-
-
-def _identity(config: RunConfig, structure: Structure, model: LoadedModel) -> dict[str, object]:
-    """What must not change for --restart to continue the same run."""
-    found: dict[str, object] = {
-        "structure (sha256)": " ".join(map(sha256_of, structure.files)),
-        "frame": None if config.structure is None else split_frame(config.structure)[1],
-        "model (sha256)": sha256_of(model.path),
-    }
-    found |= {name: getattr(config, name) for name in _IDENTITY}
-    if config.temperature_from is not None or config.pressure_from is not None:
-        found["steps (of a ramp)"] = config.num_steps
-    for name in ("restraint", "external_force"):
-        for number, table in enumerate(getattr(config, name), start=1):
-            found |= {f"[[{name}]] {number}: {key}": value for key, value in asdict(table).items() if key != "name"}
-    return found | identity_of(config.stage)
 
 
 def _describe(
@@ -293,8 +269,9 @@ def _describe(
 
 
 def _inputs(structure: Structure) -> dict[str, Path]:
-    names = ("structure", "coordinates")
-    return dict(zip(names, structure.files, strict=False))
+    named, included = structure.files[:2], structure.files[2:]
+    found = dict(zip(("structure", "coordinates"), named, strict=False))
+    return found | {f"included {number}": path for number, path in enumerate(included, start=1)}
 
 
 def _earlier_records(path: Path) -> list[dict[str, object]]:

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from mace_md.errors import CleanStop, InputError, SafetyStop
 from mace_md.model.descriptors import descriptor_statistics
 from mace_md.model.mace import MACE
 from mace_md.model.reading.checkpoint import describe_model, load_model, save_model
-from mace_md.output import held_log, open_folder, refuse_content
+from mace_md.options.declare import fixed_options
+from mace_md.output import held_folder, held_log, open_folder, refuse_content
 from mace_md.provenance import collect_provenance, sha256_of, versions, write_atomically, write_json
 from mace_md.stopping import StopRequest
 from mace_md.training.batches import iterate_batches
@@ -32,23 +34,21 @@ CHECKPOINT, MODEL, STAGE_ONE, METRICS = "checkpoint.pt", "model.mace", "model_st
 
 FRAMES_DESCRIBED = 2000  # training frames of which a model file keeps the statistics of the descriptors
 
-# Options that may differ when a training is continued.
-_FREE = {
-    "epochs", "patience", "max_hours", "threads", "device", "checkpoint_interval", "output", "restart",
-    "quiet", "debug", "config", "valid_batch_size", "stage_two_start", "seeds", "seed",
-    "data", "valid", "valid_index", "e0s_file", "replay",
-    "start_from", "level_of_theory",
-}  # fmt: skip
-
 
 def main(config: TrainConfig) -> int:
     """Train as `config` says; 0 when it is done. Raises InputError, SafetyStop or CleanStop."""
     started = time.perf_counter()
     device = device_of(config.device)
-    with held_log() as held, StopRequest(config.max_hours) as stop, joined_processes(device) as processes:
-        if not processes.is_first:
+    with (
+        joined_processes(device) as processes,
+        held_folder(config.output) if processes.is_first else nullcontext(),
+        held_log() as held,
+        StopRequest(config.max_hours) as stop,
+    ):
+        if processes.is_first:
+            refuse_content(config.output, config.restart)
+        else:
             log.setLevel(logging.WARNING)
-        refuse_content(config.output, config.restart)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         data = read_training_data(config)
@@ -218,7 +218,7 @@ def _identity(config: TrainConfig) -> dict[str, object]:
     if config.start_from and Path(config.start_from).is_file():
         files.append(Path(config.start_from))
     files += config.replay or ()
-    options = {key: value for key, value in asdict(config).items() if key not in _FREE}
+    options = {name: getattr(config, name) for name in fixed_options(TrainConfig)}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     return {"seed": config.seed, "files (sha256)": [sha256_of(path) for path in files]} | plain
 

@@ -28,6 +28,7 @@ class SourceOptions:
         shown_default="required, or --smiles",
         group="structure and model",
         common=True,
+        on_restart="free",
     )
     smiles: str | None = option(
         None,
@@ -41,6 +42,7 @@ class SourceOptions:
         "the default comes with the package",
         name_or_path=True,
         common=True,
+        on_restart="free",
     )
     head: str | None = shared.head()
     charge: int | None = option(
@@ -137,6 +139,7 @@ class LengthOptions:
         help="number of production steps in total",
         shown_default="10 ps of steps",
         common=True,
+        on_restart="free",
     )
     time: float | None = option(
         None,
@@ -146,6 +149,7 @@ class LengthOptions:
         help="length of the production run in total, instead of --steps",
         shown_default="10 ps",
         common=True,
+        on_restart="free",
     )
     equilibration_steps: int = option(0, at_least=0, help="steps before production that are not written")
     minimize: bool = option(True, help="minimise the energy before the dynamics")
@@ -191,15 +195,18 @@ class ManyRunsOptions:
         help="one run for each of these seeds, each in a folder of the output",
         shown_default="-",
         group="several runs in one command",
+        on_restart="free",
     )
     temperatures: tuple[float, ...] | None = option(
         None, unit="K", at_least=0, instead_of="temperature", shown_default="-",
         help="one run at each of these temperatures, each in a folder of the output",
+        on_restart="free",
     )  # fmt: skip
 
     processes: int | None = option(
         None, at_least=1, shown_default="one for each GPU of --device-index, or 1",
         help="how many runs of --seeds and --temperatures are made at the same time, each in a process of its own",
+        on_restart="free",
     )  # fmt: skip
 
 
@@ -262,33 +269,45 @@ class HardwareOptions:
         choices=("auto", "CUDA", "HIP", "OpenCL", "CPU", "Reference"),
         help="OpenMM platform; auto takes CUDA when there is one",
         common=True,
+        on_restart="free",
     )
     precision: str = option(
         "auto",
         choices=("auto", "single", "mixed", "double"),
         help="precision of OpenMM's own arithmetic on CUDA and OpenCL; auto is mixed",
+        on_restart="free",
     )
     device_index: tuple[int, ...] | None = option(
         None, at_least=0, shown_default="the first",
         help="which GPU, by its number; several share the runs of --seeds and --temperatures out among them",
+        on_restart="free",
     )  # fmt: skip
     deterministic: bool = option(
-        False, help="the same numbers in every repetition on the same GPU: no sums in an order that changes"
+        False,
+        help="the same numbers in every repetition on the same GPU: no sums in an order that changes",
+        on_restart="free",
     )
     cuda_graphs: str = option(
         "auto",
         choices=("auto", "on", "off"),
         help="replay the kernels of a step as a CUDA graph; auto does where it can, with the native kernels on CUDA",
+        on_restart="free",
     )
     threads: int | None = shared.threads()
     kernels: str = shared.kernels()
     tensor_cores: str | None = option(
         None, choices=("off", "on"), only_if=("kernels", ("native",)), fill="off",
         help="products with weights on the GPU's tensor cores, as 3xTF32: float32, some thousand atoms",
+        on_restart="free",
     )  # fmt: skip
-    skin: float | None = option(None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5")
+    skin: float | None = option(
+        None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5", on_restart="free"
+    )
     backend: str = option(
-        "torchforce", choices=("torchforce", "python"), help="how OpenMM calls the model: TorchForce, or PythonForce"
+        "torchforce",
+        choices=("torchforce", "python"),
+        help="how OpenMM calls the model: TorchForce, or PythonForce",
+        on_restart="free",
     )
 
 
@@ -356,12 +375,21 @@ class SelfCheckOptions:
         choices=("on", "skip"),
         help="compare the forces in OpenMM with the float64 model and a finite difference before step 1",
         group="self-check before the first step",
+        on_restart="free",
     )
     check_force_limit: float = option(
-        1e-3, unit="eV/A", above=0, help="largest deviation of a force component in that comparison"
+        1e-3,
+        unit="eV/A",
+        above=0,
+        help="largest deviation of a force component in that comparison",
+        on_restart="free",
     )
     check_energy_limit: float = option(
-        0.1, unit="meV/atom", above=0, help="largest deviation of the energy in that comparison"
+        0.1,
+        unit="meV/atom",
+        above=0,
+        help="largest deviation of the energy in that comparison",
+        on_restart="free",
     )
 
 
@@ -374,22 +402,31 @@ class SafetyOptions:
         at_least=1,
         help="steps between looks of the safety watch; fewer where looking would cost over 1 %",
         group="safety watch",
+        on_restart="free",
     )
-    max_force: float = option(50.0, unit="eV/A", above=0, help="a run stops at a force on an atom above this")
+    max_force: float = option(
+        50.0, unit="eV/A", above=0, help="a run stops at a force on an atom above this", on_restart="free"
+    )
     max_temperature: float | None = option(
         None, unit="K", above=0, help="a run stops above this temperature",
         shown_default="what no thermostat at --temperature reaches, at least 1000",
+        on_restart="free",
     )  # fmt: skip
     closest_contact: float = option(
         0.5, at_least=0,
         help="a run stops when atoms come closer than this times the sum of their covalent radii; 0 is never",
+        on_restart="free",
     )  # fmt: skip
     bond_break: str = option(
-        "warn", choices=("warn", "stop", "ignore"), help="what happens when a bond of the starting structure breaks"
+        "warn",
+        choices=("warn", "stop", "ignore"),
+        help="what happens when a bond of the starting structure breaks",
+        on_restart="free",
     )
     small_box: str = option(
         "warn", choices=("warn", "stop", "ignore"),
         help="what happens when a barostat shrinks the box below twice the cutoff",
+        on_restart="free",
     )  # fmt: skip
 
 
@@ -402,6 +439,7 @@ class UncertaintyOptions:
         name_or_path=True,
         help="further models, or the committee.json of a training: the spread of the forces goes to uncertainty.csv",
         group="uncertainty of the model",
+        on_restart="free",
     )
     uncertainty_interval: int = option(
         1000, at_least=1, help="steps between rows of uncertainty.csv (each costs an evaluation of every model)"
@@ -409,14 +447,17 @@ class UncertaintyOptions:
     committee_limit: float | None = option(
         None, unit="eV/A", above=0, help="spread of the force on an atom above which --on-uncertain acts",
         shown_default="no limit",
+        on_restart="free",
     )  # fmt: skip
     extrapolation_limit: float | None = option(
         2.0, above=0,
         help="distance from the training data above which --on-uncertain acts, for models that carry their statistics",
+        on_restart="free",
     )  # fmt: skip
     on_uncertain: str = option(
         "warn", choices=("warn", "stop", "collect"),
         help="over these limits: warn, stop the run, or collect the frames in uncertain.extxyz",
+        on_restart="free",
     )  # fmt: skip
 
 
@@ -430,12 +471,14 @@ class OutputOptions:
         shown_default="the structure's name + '-run'",
         group="output and restarts",
         common=True,
+        on_restart="free",
     )
     restart: bool = option(
         False,
         cli_only=True,
         help="continue the run in the output folder to the total number of steps",
         common=True,
+        on_restart="free",
     )
     max_hours: float | None = shared.max_hours()
     trajectory_format: tuple[str, ...] = option(
@@ -460,7 +503,7 @@ class OutputOptions:
         common=True,
     )
     report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
-    checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints")
+    checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints", on_restart="free")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,6 +532,7 @@ class RunConfig(
         cli_only=True,
         help="run the program inside a potential.pt; for files that you or people you trust made",
         group="the command itself",
+        on_restart="free",
     )
     config: Path | None = shared.config(common=True)
     quiet: bool = shared.quiet()

@@ -11,20 +11,25 @@ ENERGY_UNITS, LENGTH_UNITS = ("eV", "meV", "kcal/mol", "kJ/mol", "Hartree"), ("A
 
 
 def config(**meta: Any) -> Any:
-    return option(None, cli_only=True, help="TOML file with any of these options", **meta)
+    return option(None, cli_only=True, help="TOML file with any of these options", **meta, on_restart="free")
 
 
 def quiet() -> Any:
-    return option(False, cli_only=True, help="no progress on the terminal")
+    return option(False, cli_only=True, help="no progress on the terminal", on_restart="free")
 
 
 def debug() -> Any:
-    return option(False, cli_only=True, help="show the traceback of an error")
+    return option(False, cli_only=True, help="show the traceback of an error", on_restart="free")
 
 
 def max_hours() -> Any:
     return option(
-        None, unit="h", above=0, help="stop cleanly, with a checkpoint, after this wall time", shown_default="no limit"
+        None,
+        unit="h",
+        above=0,
+        help="stop cleanly, with a checkpoint, after this wall time",
+        shown_default="no limit",
+        on_restart="free",
     )
 
 
@@ -51,27 +56,34 @@ def kernels() -> Any:
         "auto",
         choices=("auto", "native", "reference"),
         help="native (compiled) kernels, the PyTorch reference, or native where they are built",
+        on_restart="free",
     )
 
 
 def device() -> Any:
     """Of the commands of torch alone; a run has OpenMM's --platform and --device-index."""
-    return option("auto", help="where to compute: cpu, cuda, cuda:1; auto takes a GPU if there is one")
+    return option(
+        "auto", help="where to compute: cpu, cuda, cuda:1; auto takes a GPU if there is one", on_restart="free"
+    )
 
 
 def threads() -> Any:
-    return option(None, at_least=1, help="CPU threads", shown_default="all cores")
+    return option(None, at_least=1, help="CPU threads", shown_default="all cores", on_restart="free")
 
 
 # ------------------------------------------------------------------------------------ structures
 
 
 def coordinates() -> Any:
-    return option(None, help="coordinates of a topology without: inpcrd or rst7 of a prmtop, gro of a GROMACS top")
+    return option(
+        None,
+        help="coordinates of a topology without: inpcrd or rst7 of a prmtop, gro of a GROMACS top",
+        on_restart="free",
+    )
 
 
 def include() -> Any:
-    return option(None, help="folder of the force field files that a GROMACS top includes")
+    return option(None, help="folder of the force field files that a GROMACS top includes", on_restart="free")
 
 
 def virtual_sites() -> Any:

@@ -64,7 +64,7 @@ class Stage(_Table):
 class Restraint(_Table):
     """k/2 max(0, |x - target| - flat)^2, in which x is what `kind` says."""
 
-    name: str | None = option(None, help="name, in the log", shown_default="its kind and number")
+    name: str | None = option(None, help="name, in the log", shown_default="its kind and number", on_restart="free")
     kind: str = option(
         choices=("position", "distance", "angle", "torsion", "rmsd"),
         help="what is held: each atom at its place, a coordinate of two to four groups, or the distance from the start",

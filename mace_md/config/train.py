@@ -21,12 +21,14 @@ class TrainConfig(Settled):
         positional=True,
         group="data",
         common=True,
+        on_restart="free",
     )
     valid: tuple[Path, ...] | None = option(
         None,
         help="files of validation frames",
         shown_default="part of the data",
         common=True,
+        on_restart="free",
     )
     valid_fraction: float | None = option(
         None,
@@ -36,7 +38,9 @@ class TrainConfig(Settled):
         common=True,
     )
     valid_count: int | None = option(None, at_least=1, help="number of frames for validation")
-    valid_index: Path | None = option(None, help="file of frame numbers, counted from 0, for validation")
+    valid_index: Path | None = option(
+        None, help="file of frame numbers, counted from 0, for validation", on_restart="free"
+    )
     split_seed: int = option(0, at_least=0, help="seed of the division into training and validation frames")
     train_count: int | None = option(
         None, at_least=1, help="train on so many frames, drawn with --split-seed", shown_default="all that are left"
@@ -59,7 +63,9 @@ class TrainConfig(Settled):
     config_type_weights: tuple[str, ...] = option(
         (), help="weights of kinds of configurations, such as liquid=2,dimer=0.5", shown_default="1 each"
     )
-    level_of_theory: str = option("unknown", help="what the labels were computed with; kept in the model")
+    level_of_theory: str = option(
+        "unknown", help="what the labels were computed with; kept in the model", on_restart="free"
+    )
 
     start_from: str | None = option(
         None,
@@ -69,6 +75,7 @@ class TrainConfig(Settled):
         help="model whose weights training starts from: a name, a .model or a .mace file",
         group="fine-tuning",
         common=True,
+        on_restart="free",
     )
     head: str | None = option(None, help="head of that model, if it has several")
     freeze: tuple[str, ...] = option(
@@ -79,6 +86,7 @@ class TrainConfig(Settled):
     replay: tuple[Path, ...] | None = option(
         None, help="frames labelled as that model was trained, or by it (mace-md label), to hold it to what it knew, "
         "on a second head",
+        on_restart="free",
     )  # fmt: skip
     replay_count: int | None = option(
         None, at_least=2, help="most frames of replay, drawn with --split-seed", shown_default="all"
@@ -95,7 +103,10 @@ class TrainConfig(Settled):
         common=True,
     )
     e0s_file: Path | None = option(
-        None, instead_of="e0s", help='file with them: JSON such as {"H": -13.6}, or labelled frames of single atoms'
+        None,
+        instead_of="e0s",
+        help='file with them: JSON such as {"H": -13.6}, or labelled frames of single atoms',
+        on_restart="free",
     )
     r_max: float | None = option(
         None,
@@ -162,6 +173,7 @@ class TrainConfig(Settled):
         help="passes over the data",
         group="optimisation",
         common=True,
+        on_restart="free",
     )
     batch_size: int = option(
         10,
@@ -169,7 +181,7 @@ class TrainConfig(Settled):
         help="frames in a step, of all processes together",
         common=True,
     )
-    valid_batch_size: int = option(20, at_least=1, help="frames evaluated at once in validation")
+    valid_batch_size: int = option(20, at_least=1, help="frames evaluated at once in validation", on_restart="free")
     lr: float | None = option(
         None,
         above=0,
@@ -188,14 +200,19 @@ class TrainConfig(Settled):
     lr_factor: float = option(0.8, above=0, help="factor of the plateau scheduler")
     lr_patience: int = option(50, at_least=0, help="epochs without improvement before the factor")
     lr_decay: float = option(0.9993, above=0, help="factor an epoch of the exponential scheduler")
-    patience: int = option(2048, at_least=1, help="epochs without improvement before the stage ends")
+    patience: int = option(2048, at_least=1, help="epochs without improvement before the stage ends", on_restart="free")
     stage_two: bool = option(
         True,
         help="raise the energy weight for the last quarter, at a lower learning rate",
         group="second stage",
     )
     stage_two_start: int | None = option(
-        None, at_least=1, only_if=_STAGE_TWO, help="epochs before the second stage", shown_default="3/4 of --epochs"
+        None,
+        at_least=1,
+        only_if=_STAGE_TWO,
+        help="epochs before the second stage",
+        shown_default="3/4 of --epochs",
+        on_restart="free",
     )
     stage_two_lr: float | None = option(
         None, above=0, only_if=_STAGE_TWO, fill=1e-3, help="learning rate of the second stage"
@@ -220,9 +237,14 @@ class TrainConfig(Settled):
         shown_default="1",
         group="seeds, precision and hardware",
         common=True,
+        on_restart="free",
     )
     seeds: tuple[int, ...] | None = option(
-        None, at_least=0, instead_of="seed", help="train one model for each: a committee, in folders seed-1, ..."
+        None,
+        at_least=0,
+        instead_of="seed",
+        help="train one model for each: a committee, in folders seed-1, ...",
+        on_restart="free",
     )
     dtype: str = shared.dtype("float32")
     device: str = shared.device()
@@ -234,15 +256,17 @@ class TrainConfig(Settled):
         shown_default="the name of the data + '-training'",
         group="output and restarts",
         common=True,
+        on_restart="free",
     )
     restart: bool = option(
         False,
         cli_only=True,
         help="continue the training in the output folder",
         common=True,
+        on_restart="free",
     )
     max_hours: float | None = shared.max_hours()
-    checkpoint_interval: int = option(1, at_least=1, help="epochs between checkpoints")
+    checkpoint_interval: int = option(1, at_least=1, help="epochs between checkpoints", on_restart="free")
     config: Path | None = shared.config(common=True)
     quiet: bool = shared.quiet()
     debug: bool = shared.debug()

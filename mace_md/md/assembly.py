@@ -22,9 +22,11 @@ from mace_md.md.forces.dispersion import choose_functional, dispersion_force
 from mace_md.md.forces.model import make_force
 from mace_md.md.forces.restraints import external_forces, restraint_forces
 from mace_md.md.loaded import LoadedModel
-from mace_md.md.stepping.graphs import GraphChoice, Graphs, choose_graphs
+from mace_md.md.stepping.anchors import anchored, needs_anchors
+from mace_md.md.stepping.graphs import GraphChoice, GraphStepper, choose_graphs
 from mace_md.md.stepping.memory import check_memory, forecast
 from mace_md.md.stepping.simulation import PlatformChoice, choose_platform, make_simulation
+from mace_md.md.stepping.stepper import Stepper
 from mace_md.md.system import make_system
 from mace_md.model.potential import KernelChoice
 from mace_md.structures import preflight
@@ -108,13 +110,13 @@ def _course_line(part: Part) -> str:
 
 
 class Built(NamedTuple):
-    """A simulation ready to start, what it keeps, the kernels of its model, and whether CUDA graphs make its steps."""
+    """A simulation ready to start, what it keeps, its kernels, the choice of CUDA graphs, and what makes its steps."""
 
     simulation: app.Simulation
     dynamics: Dynamics
     kernels: KernelChoice
     graph_choice: GraphChoice
-    graphs: Graphs | None
+    stepper: Stepper
 
 
 def build(part: Part, setup: SetUp, restart_step: int | None = None) -> Built:
@@ -145,12 +147,17 @@ def build(part: Part, setup: SetUp, restart_step: int | None = None) -> Built:
     )  # fmt: skip
     _check_memory(setup, model, platform)
     simulation = make_simulation(structure.topology, system, dynamics, platform, structure.positions)
-    graphs = None
-    if choice.use:
-        graphs = Graphs(simulation, model, required=config.cuda_graphs == "on")
     if platform.platform.getName() == "CUDA":
         log.info("CUDA graphs: %s (%s)", "yes" if choice.use else "no", choice.reason)
-    return Built(simulation, dynamics, model.kernels, choice, graphs)
+    return Built(simulation, dynamics, model.kernels, choice, _stepper(config, simulation, model, choice))
+
+
+def _stepper(config: RunConfig, simulation: app.Simulation, model: openmm.Force, graphs: GraphChoice) -> Stepper:
+    if graphs.use:
+        return GraphStepper(simulation, model, required=config.cuda_graphs == "on")
+    if needs_anchors(simulation, model.kernels.name):
+        return anchored(simulation, config)
+    return Stepper(simulation)
 
 
 def use_device(config: HardwareOptions) -> None:

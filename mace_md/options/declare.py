@@ -41,7 +41,8 @@ def option(default: Any = MISSING, **meta: Any) -> Any:
     default is worked out); only_if=(field, values or GIVEN) with fill= the default where it holds; instead_of= the
     field that it replaces; above= and at_least= bounds; count= allowed lengths of a list; cli_only (not a TOML key);
     name_or_path (a str that may be a path); group= the heading of this option and of those after it, up to the next
-    group=; common (among the few that the short help shows).
+    group=; common (among the few that the short help shows); on_restart="free" where a continued run may have another
+    value: of any other option, another value makes another run, which is refused.
 
     Types: bool, int, float, str, Path, Ramp; dict (a table of numbers); a dataclass of options (a table, in files
     only); and tuples of these.
@@ -68,6 +69,11 @@ def groups_of(cls: type) -> dict[str, list[tuple[Field, type, bool]]]:
         heading = entry.metadata.get("group", heading)
         groups.setdefault(heading, []).append((entry, kind, many))
     return groups
+
+
+def fixed_options(cls: type) -> list[str]:
+    """The options of a config class that a continued run may not change."""
+    return [entry.name for entry in fields(cls) if entry.metadata.get("on_restart") != "free"]
 
 
 def is_table(kind: type) -> bool:

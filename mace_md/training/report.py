@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 
+from mace_md.console import Patient
 from mace_md.provenance import write_atomically
 from mace_md.training.trainer import EpochRecord
 
@@ -64,7 +65,8 @@ class ProgressBar:
 
         hidden = quiet or not sys.stdout.isatty()
         self._bar = tqdm(
-            total=epochs, initial=done, unit="epoch", disable=hidden, file=sys.stdout, dynamic_ncols=True, leave=False,
+            total=epochs, initial=done, unit="epoch", disable=hidden, file=Patient(sys.stdout), dynamic_ncols=True,
+            leave=False,
             bar_format="{desc} {percentage:3.0f}%|{bar:20}| epoch {n:.1f}/{total} [{elapsed}<{remaining}]{postfix}",
         )  # fmt: skip
         self._done = done

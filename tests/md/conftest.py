@@ -6,6 +6,7 @@ from water_box import water_pdb
 
 from mace_md.config import RunConfig
 from mace_md.md.dynamics.integrators import make_dynamics
+from mace_md.md.files.identity import Identity
 from mace_md.md.stepping.production import Run
 from mace_md.md.stepping.simulation import choose_platform, make_simulation
 from mace_md.md.system import make_system
@@ -37,7 +38,14 @@ def water(tmp_path) -> Structure:
 def make_run(tmp_path, water):
     """A function that builds a Run of the water box with springs; options are those of `mace-md run`."""
 
-    def build(output: str = "out", structure: Structure = water, stop: StopRequest | None = None, **options) -> Run:
+    def build(
+        output: str = "out",
+        structure: Structure = water,
+        stop: StopRequest | None = None,
+        hooks=(),
+        stepper=None,
+        **options,
+    ) -> Run:
         defaults = {
             "ensemble": "nve", "minimize": False, "steps": 40, "report_interval": 5, "trajectory_interval": 10,
             "skin": 0.5, "checkpoint_interval": 10, "seed": 7, "timestep": 0.5, "quiet": True,
@@ -58,7 +66,17 @@ def make_run(tmp_path, water):
             structure.topology, system, dynamics, choose_platform("Reference"), structure.positions
         )
         config.output.mkdir(exist_ok=True)
-        identity = {"seed": config.seed, "timestep": config.timestep, "ensemble": config.ensemble}
-        return Run(config, structure, simulation, dynamics, identity, stop or StopRequest())
+        identity = Identity({"seed": config.seed, "timestep": config.timestep, "ensemble": config.ensemble})
+        made = [hook(simulation) for hook in hooks]
+        return Run(
+            config,
+            structure,
+            simulation,
+            dynamics,
+            identity,
+            stop or StopRequest(),
+            hooks=made,
+            stepper=None if stepper is None else stepper(simulation),
+        )
 
     return build

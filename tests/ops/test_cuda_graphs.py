@@ -6,7 +6,7 @@ import pytest
 from native import Native, make_model, random_atoms, reference
 from openmm import app, unit
 
-from mace_md.md.stepping.graphs import Graphs
+from mace_md.md.stepping.graphs import GraphStepper
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
 
@@ -42,9 +42,9 @@ def test_a_list_that_outgrows_its_room_in_a_graph_costs_a_repetition_and_nothing
     platform = openmm.Platform.getPlatformByName("Reference")
     simulation = app.Simulation(topology, system, openmm.VerletIntegrator(1e-6), platform)
     simulation.context.setPositions(atoms.positions / NM_TO_ANGSTROM)
-    graphs = Graphs(simulation, Switch(emulation))
+    graphs = GraphStepper(simulation, Switch(emulation))
     graphs.start()
-    graphs.step(2)
+    graphs.advance(2)
     assert graphs.is_on and graphs.steps_redone == 0
 
     def capacity():
@@ -56,7 +56,7 @@ def test_a_list_that_outgrows_its_room_in_a_graph_costs_a_repetition_and_nothing
     small = capacity()
     simulation.context.setPeriodicBoxVectors(*(0.2 * np.eye(3)))  # a barostat that is in a hurry
     simulation.context.setPositions(atoms.positions / NM_TO_ANGSTROM / 3.0)
-    graphs.step(2)
+    graphs.advance(2)
     assert graphs.is_on and graphs.steps_redone == 2 and simulation.context.getStepCount() == 4
     assert capacity() > small
     found = simulation.context.getState(forces=True, energy=True)

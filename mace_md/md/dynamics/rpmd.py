@@ -140,7 +140,7 @@ def is_ring_polymer(context: openmm.Context) -> bool:
     return isinstance(context.getIntegrator(), openmm.RPMDIntegrator)
 
 
-def make_stepper(simulation: app.Simulation) -> Callable[[int], None]:
+def step_function(simulation: app.Simulation) -> Callable[[int], None]:
     """What makes a number of steps: the integrator, called once for each step where beads have a barostat.
 
     OpenMM (8.6 and before) asks the barostat of path integrals once in each call of `step`, whatever number of steps is

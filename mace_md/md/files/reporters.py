@@ -5,14 +5,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import openmm
 from openmm import app, unit
 
+from mace_md.console import show
 from mace_md.md.dynamics.stages import Course
 from mace_md.md.files.readout import Readout, Wanted
 from mace_md.md.files.trajectory import Trajectory, _Appended, open_trajectory
@@ -113,7 +115,15 @@ class Row:
     volume: float | None
     density: float | None
     speed: float | None
-    extra: tuple[float, ...] = ()
+    extra: tuple[float | None, ...] = ()
+
+
+class WithColumns(Protocol):
+    """What has columns of its own in log.csv."""
+
+    columns: tuple[str, ...]
+
+    def values(self) -> tuple[float | None, ...]: ...
 
 
 class Recorder:
@@ -126,6 +136,7 @@ class Recorder:
         *,
         readout: Readout,
         course: Course,
+        hooks: Sequence["WithColumns"] = (),
         total_mass: float,
         timestep: float,
         kinds: tuple[str, ...],
@@ -139,8 +150,9 @@ class Recorder:
         progress: "Progress | None" = None,
         inspect: Callable[[openmm.State, int], None] | None = None,
     ) -> None:
-        """timestep in fs, total_mass in Da; `kinds` of trajectory files, a frame each `interval` steps.
+        """timestep in fs, total_mass in Da; `kinds` of trajectory files, with a frame each `interval` steps.
 
+        hooks : what has columns of its own in the log.
         data : 'velocities' and 'forces', for the kinds that hold them. atoms : in the frames; all by default.
         label : in the names of the files. beads : a trajectory of each bead too. `stepped`: the integrator has made
         steps already. `wrap`: bring the centre of each molecule into the box. `inspect` gets the State, with energy and
@@ -149,13 +161,14 @@ class Recorder:
         self._inspect, self._wrap = inspect, wrap
         self._stepped = stepped
         self._first = simulation.context.getStepCount()
-        self._readout, self._course, self._atoms = readout, course, atoms
+        self._readout, self._course, self._hooks, self._atoms = readout, course, hooks, atoms
         self._total_mass, self._timestep = total_mass, timestep
         self.progress = progress
         self.muted = False  # evaluate all that rows and frames need, and write nothing
         self._wanted = Wanted("extxyz" in kinds, "velocities" in data, "forces" in data)
         ending = f"-{label}" if label else ""
-        self.log = LogTable(folder / f"log{ending}.csv", (*course.columns, *readout.columns))
+        extra = (*course.columns, *(name for hook in hooks for name in hook.columns), *readout.columns)
+        self.log = LogTable(folder / f"log{ending}.csv", extra)
         topology = simulation.topology if atoms is None else sub_topology(simulation.topology, atoms)
         count = readout.num_beads if beads else 0
         endings = [ending, *(f"{ending}-bead{k:02d}" for k in range(1, count + 1))]
@@ -172,6 +185,7 @@ class Recorder:
         if self.muted:
             return
         volume = reading.volume
+        own = (value for hook in self._hooks for value in hook.values())
         row = Row(
             step=step,
             time=step * self._timestep * FS_TO_PS,
@@ -182,7 +196,7 @@ class Recorder:
             volume=volume,
             density=None if volume is None else self._total_mass / volume * DALTON_PER_CUBIC_NM_TO_G_ML,
             speed=None if self.progress is None else self.progress.speed(step),
-            extra=(*self._course.targets(), *reading.extra),
+            extra=(*self._course.targets(), *own, *reading.extra),
         )
         self.log.append(row)
         if self.progress is not None:
@@ -255,14 +269,12 @@ class Progress:
             return
         self._last = now
         self._open = True
-        sys.stdout.write("\r\033[K" + self.line(replace(self._row, step=step, time=step * self._timestep * FS_TO_PS)))
-        sys.stdout.flush()
+        show("\r\033[K" + self.line(replace(self._row, step=step, time=step * self._timestep * FS_TO_PS)))
 
     def close(self) -> None:
         """End the line, so that what follows starts on its own."""
         if self._open:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            show("\n")
         self._open = False
 
     def line(self, row: Row) -> str:

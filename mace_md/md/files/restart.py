@@ -1,7 +1,8 @@
 """Checkpoints: one file holds everything that continues a run, and is either whole or not there.
 
 checkpoint.chk is a zip archive of OpenMM's binary checkpoint (exact, random numbers included, for the same platform),
-the portable state as XML, and restart.json: the step, the length of every output file, and what the run was made of.
+the portable state as XML, and restart.json: the step, the length of every output file, and what the run was made of;
+and the system as it was put together, and the states of what else takes part.
 Two are kept. A new one is written beside them and moved into place, so that at every moment one of them is whole.
 """
 
@@ -12,9 +13,10 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,8 @@ from openmm import app
 
 from mace_md.errors import InputError
 from mace_md.md.dynamics.rpmd import RingPolymer, is_ring_polymer
+from mace_md.md.files.cutting import tails_of
+from mace_md.md.files.identity import Identity, System
 from mace_md.output import content_of, refuse_content
 from mace_md.provenance import sync_folder, write_atomically
 
@@ -35,17 +39,23 @@ LARGEST_MEMBER = 4 * 2**30  # bytes; 16 million atoms
 
 
 class Anchor(NamedTuple):
-    """OpenMM's checkpoint of a state from which the steps to the run's checkpoint can be made again (`Anchors`)."""
+    """A state from which the steps to a checkpoint can be made again (`md/stepping/anchors.py`).
+
+    binary : OpenMM's checkpoint. hooks : the states of the hooks by name.
+    """
 
     step: int
     binary: bytes
+    hooks: Mapping[str, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What was read back: see the module's first lines. `phase` is 'minimize' or 'dynamics', `part` names a stage.
 
+    sizes, tails: bytes of each output file, and what stood at their end (`files/cutting.py`). system: see `System`.
     beads: positions and velocities [2, beads, n_atoms, 3] of a path integral, which OpenMM's own checkpoint leaves out.
+    hooks: the state of each hook of the run, by name.
     """
 
     path: Path
@@ -60,6 +70,9 @@ class Checkpoint:
     part: str = ""
     beads: np.ndarray | None = None
     anchor: Anchor | None = None
+    tails: dict[str, str] = field(default_factory=dict)
+    system: bytes | None = None
+    hooks: dict[str, bytes] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -68,9 +81,10 @@ def save_checkpoint(
     *,
     phase: str,
     sizes: dict[str, int],
-    identity: dict[str, object],
+    identity: Identity,
     part: str = "",
     anchor: Anchor | None = None,
+    hooks: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Path:
     """Write checkpoint.chk, keep the one before, and state.xml beside them; returns the path.
 
@@ -88,7 +102,8 @@ def save_checkpoint(
         "part": part,
         "step": context.getStepCount(),
         "sizes": sizes,
-        "identity": identity,
+        "tails": tails_of(folder, sizes),
+        "identity": identity.options,
         "platform": context.getPlatform().getName(),
         "versions": {"openmm": openmm.version.version},
     }
@@ -96,6 +111,10 @@ def save_checkpoint(
     members = {"openmm.chk": context.createCheckpoint(), "state.xml": xml}
     if anchor is not None and anchor.step < about["step"]:
         about["anchor_step"], members["anchor.chk"] = anchor.step, anchor.binary
+        members |= {f"anchor-{name}.hook": content for name, content in anchor.hooks.items()}
+    if identity.system is not None:
+        members["system.npz"] = identity.system.as_bytes()
+    members |= {f"{name}.hook": content for name, content in hooks.items()}
     if ring is not None:
         members["beads.npy"] = _as_bytes(np.stack(ring.take()))
     members["restart.json"] = json.dumps(about, indent=1)
@@ -181,6 +200,9 @@ def _read(path: Path) -> Checkpoint:
             part=str(about.get("part", "")),
             beads=_as_array(archive.read("beads.npy")) if "beads.npy" in archive.namelist() else None,
             anchor=_anchor(about, archive),
+            tails={_file_name(name): str(found) for name, found in _table(about.get("tails", {})).items()},
+            system=archive.read("system.npz") if "system.npz" in archive.namelist() else None,
+            hooks=_hooks(archive, "", not_from="anchor-"),
             binary=archive.read("openmm.chk"),
             state=_state_xml(archive.read("state.xml").decode()),
         )
@@ -189,7 +211,16 @@ def _read(path: Path) -> Checkpoint:
 def _anchor(about: dict, archive: zipfile.ZipFile) -> Anchor | None:
     if "anchor.chk" not in archive.namelist():
         return None
-    return Anchor(_whole(about["anchor_step"], -(2**62)), archive.read("anchor.chk"))
+    return Anchor(_whole(about["anchor_step"], -(2**62)), archive.read("anchor.chk"), _hooks(archive, "anchor-"))
+
+
+def _hooks(archive: zipfile.ZipFile, start: str, not_from: str = "\0") -> dict[str, bytes]:
+    names = [name for name in archive.namelist() if name.endswith(".hook") and name.startswith(start)]
+    return {
+        name.removeprefix(start).removesuffix(".hook"): archive.read(name)
+        for name in names
+        if not name.startswith(not_from)
+    }
 
 
 def _as_bytes(array: np.ndarray) -> bytes:
@@ -234,15 +265,17 @@ def _state_xml(text: str) -> str:
     return text
 
 
-def check_identity(checkpoint: Checkpoint, identity: dict[str, object]) -> None:
+def check_identity(checkpoint: Checkpoint, identity: Identity) -> None:
     """Refuse to continue what is no longer the same run, naming each difference."""
-    now = json.loads(json.dumps(identity))
+    now = json.loads(json.dumps(identity.options))
     keys = list(dict.fromkeys([*checkpoint.identity, *now]))
     changed = [
         f"{key} was {checkpoint.identity.get(key)}, is {now.get(key)}"
         for key in keys
         if checkpoint.identity.get(key) != now.get(key)
     ]
+    if identity.system is not None and checkpoint.system is not None:
+        changed = _system_of(checkpoint).changes_to(identity.system) + changed
     if changed:
         raise InputError(
             f"{checkpoint.path.parent}: this is not the run that was started there: {'; '.join(changed)}. Continue "
@@ -250,36 +283,11 @@ def check_identity(checkpoint: Checkpoint, identity: dict[str, object]) -> None:
         )
 
 
-def check_files(folder: Path, sizes: dict[str, int]) -> None:
-    """Raise InputError when an output file is missing or shorter than it was at the checkpoint."""
-    for name, size in sizes.items():
-        path = folder / name
-        length = path.stat().st_size if path.exists() else 0
-        if length < size:
-            raise InputError(
-                f"{path}: has {length} bytes, but had {size} at the checkpoint: it was moved or changed. Put it back, "
-                "or start a new run with another --output."
-            )
-
-
-def cut_files(folder: Path, sizes: dict[str, int], own: Iterable[str] = ()) -> list[str]:
-    """Cut each output file back to its length at the checkpoint; returns what was cut.
-
-    `own` : patterns of the files of the part that is continued. One that the checkpoint does not know was begun after
-    it, and goes: its rows and frames come again.
-    """
-    notes = []
-    for path in sorted(path for pattern in own for path in folder.glob(pattern)):
-        if path.name not in sizes:
-            notes.append(f"{path.name}: begun after the checkpoint, written anew")
-            path.unlink()
-    for name, size in sizes.items():
-        path = folder / name
-        excess = path.stat().st_size - size
-        if excess:
-            notes.append(f"{name}: cut by {excess} bytes, to the checkpoint")
-            os.truncate(path, size)
-    return notes
+def _system_of(checkpoint: Checkpoint) -> System:
+    try:
+        return System.from_bytes(checkpoint.system)
+    except ValueError as error:
+        raise InputError(f"{checkpoint.path}: {error}. Start a new run with another --output.") from None
 
 
 def tidy_folder(folder: Path, checkpoint: Checkpoint) -> list[str]:

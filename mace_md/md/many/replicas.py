@@ -13,7 +13,7 @@ import numpy as np
 
 from mace_md.config import RunConfig
 from mace_md.errors import CleanStop, InputError, SafetyStop
-from mace_md.output import refuse_content
+from mace_md.output import held_folder, refuse_content
 from mace_md.provenance import write_atomically
 
 log = logging.getLogger("mace_md")
@@ -110,7 +110,12 @@ def run_each(config: RunConfig, replicas: list[Replica], run: Callable[[RunConfi
     A run that a safety rule stops does not keep the others from running; the code is then 3. A signal or the time limit
     ends the series (CleanStop), and `--restart` continues it: what is done stays as it is.
     """
-    refuse_content(config.output, config.restart)
+    with held_folder(config.output):
+        refuse_content(config.output, config.restart)
+        return _one_by_one(config, replicas, run)
+
+
+def _one_by_one(config: RunConfig, replicas: list[Replica], run: Callable[[RunConfig], int]) -> int:
     end = None if config.max_hours is None else time.monotonic() + 3600 * config.max_hours
     series = Series(config.output, replicas)
     for number, replica in enumerate(replicas, start=1):

@@ -16,13 +16,16 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
+from mace_md import child
 from mace_md.config import RunConfig, to_toml
+from mace_md.console import show
 from mace_md.errors import CleanStop
 from mace_md.md.files.reporters import duration
 from mace_md.md.many.replicas import FAILED, NOT_STARTED, STATES, Replica, Series, hours_left
 from mace_md.options.declare import flag
-from mace_md.output import held_log, open_folder, refuse_content
+from mace_md.output import content_of, held_folder, held_log, holder_of, open_folder, refuse_content
 from mace_md.stopping import StopRequest
 
 log = logging.getLogger("mace_md")
@@ -58,7 +61,7 @@ def places_of(config: RunConfig) -> list[Place]:
 def command_of(config: RunConfig, options: Path) -> list[str]:
     """The command line of a run whose options are in the file `options`, but for those that no file holds."""
     flags = [flag(name) for name in ("restart", "trust_pickle", "debug") if getattr(config, name)]
-    return [sys.executable, "-m", "mace_md", "run", "--config", str(options), *flags]
+    return child.run_module("mace_md", "run", "--config", str(options), *flags)
 
 
 def run_at_once(
@@ -68,16 +71,19 @@ def run_at_once(
 
     No run takes others along: one that fails, or that a safety rule stops, leaves its place to the next. SIGTERM,
     SIGINT and the time limit are passed on, so that every run ends with a checkpoint (CleanStop); `--restart` continues
-    each of them, and begins those that were not started.
+    each of them, and begins those that were not started. Whatever ends this process, the runs end with it, each with
+    a checkpoint.
     """
-    refuse_content(config.output, config.restart)
     with (
+        held_folder(config.output),
         held_log() as held,
         StopRequest(config.max_hours) as stop,
-        tempfile.TemporaryDirectory(prefix="mace-md-") as scratch,
+        child.lifeline() as lifeline,
     ):
-        pool = Pool(config, replicas, Path(scratch), command, lambda: open_folder(config.output, held, LOG_NAME))
+        refuse_content(config.output, config.restart)
+        pool = Pool(config, replicas, lifeline, command, lambda: open_folder(config.output, held, LOG_NAME))
         try:
+            pool.wait_for_others(stop)
             reason = pool.run(stop)
         except KeyboardInterrupt:
             pool.interrupt()
@@ -97,17 +103,18 @@ def run_at_once(
 
 @dataclass
 class Worker:
-    """A process that makes one run. `errors` is the file with what it says to standard error."""
+    """A process that makes one run. `errors` is an open file, without a name, with what it says to standard error."""
 
     replica: Replica
     place: Place
     process: subprocess.Popen
-    errors: Path
+    errors: IO[bytes]
     started: float
 
     def message(self) -> str:
         """What it said when it ended, as one line where it was for people."""
-        said = self.errors.read_text(errors="replace").strip().removeprefix("mace-md: ")
+        self.errors.seek(0)
+        said = self.errors.read().decode(errors="replace").strip().removeprefix("mace-md: ")
         code = self.process.returncode
         if code < 0:
             said = f"ended by {signal.Signals(-code).name}. {said}".strip()
@@ -121,14 +128,14 @@ class Pool:
         self,
         config: RunConfig,
         replicas: list[Replica],
-        scratch: Path,
+        lifeline: int,
         command: Callable[[RunConfig, Path], list[str]],
         claim: Callable[[], None],
     ) -> None:
-        """scratch : a folder for files of options. claim : opens the folder of the series and its log; called when the
-        first run has begun, so that a refused command leaves nothing behind."""
+        """lifeline : the standard input of the processes, which ends with this one. claim : opens the log of the
+        series; called when the first run has begun, so that a refused command leaves nothing behind."""
         self.series = Series(config.output, replicas)
-        self._command, self._scratch, self._claim = command, scratch, claim
+        self._command, self._lifeline, self._claim = command, lifeline, claim
         self._end = None if config.max_hours is None else time.monotonic() + 3600 * config.max_hours
         self._waiting = list(replicas)
         self._free = places_of(config)
@@ -137,6 +144,18 @@ class Pool:
         self._line = TotalLine(replicas, quiet=config.quiet)
         places = dict.fromkeys(map(str, self._free))
         log.info("%d runs, %d at a time, each on %s", len(replicas), len(self._free), " or ".join(places))
+
+    def wait_for_others(self, stop: StopRequest) -> None:
+        """Where the process before this one was killed, its runs are ending now: they have their folders until then."""
+        end, said = time.monotonic() + child.GRACE, False
+        while time.monotonic() < end and stop.reason() is None:
+            held = [found for replica in self._waiting if (found := holder_of(replica.config.output))]
+            if not held:
+                return
+            if not said:
+                self._tell("%s of an earlier command have folders of the runs: they are waited for", ", ".join(held))
+            said = True
+            time.sleep(LOOK_INTERVAL)
 
     def run(self, stop: StopRequest) -> str | None:
         """Until every run has ended; the reason, where they were asked to stop."""
@@ -157,19 +176,20 @@ class Pool:
             replica.config, threads=place.threads, max_hours=hours_left(self._end),
             device_index=None if place.device is None else (place.device,),
         )  # fmt: skip
-        options, errors = (self._scratch / f"{replica.name}.{ending}" for ending in ("toml", "err"))
-        options.write_text(to_toml(config))
-        with open(errors, "w") as file:
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the process runs; it has no name to leave behind
+        with tempfile.TemporaryFile() as options:
+            options.write(to_toml(config).encode())
+            options.flush()
             process = subprocess.Popen(  # a session of its own: Ctrl-C in a terminal reaches only this process
-                self._command(config, options), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file,
-                start_new_session=True,
+                self._command(config, Path(child.path_of(options))), stdin=self._lifeline, stdout=subprocess.DEVNULL,
+                stderr=errors, pass_fds=(options.fileno(),), env=child.environment(), start_new_session=True,
             )  # fmt: skip
         self._working.append(Worker(replica, place, process, errors, time.monotonic()))
         self._tell("%s: started, %s, process %d", replica.name, place, process.pid)
 
     def _open_folder(self) -> None:
-        """Take the folder of the series, once a run has begun there, now or before."""
-        if not self._claimed and any(replica.config.output.exists() for replica in self.series.replicas):
+        """Begin the log of the series, once a run has begun, now or before."""
+        if not self._claimed and any(content_of(replica.config.output) for replica in self.series.replicas):
             self._claim()
             self._claimed = True
             self.series.write()
@@ -258,8 +278,7 @@ class TotalLine:
         if self._terminal:
             self._open = True
             columns = shutil.get_terminal_size().columns - 1
-            sys.stdout.write("\r\033[K" + self.text(working, states, done, rows)[:columns])
-            sys.stdout.flush()
+            show("\r\033[K" + self.text(working, states, done, rows)[:columns])
         elif done - self._shown >= self._total / 20:
             self._shown = done
             log.info("%s", self.text(working, states, done, rows))
@@ -278,8 +297,7 @@ class TotalLine:
     def close(self) -> None:
         """End the line, so that what follows starts on its own."""
         if self._open:
-            sys.stdout.write("\r\033[K")
-            sys.stdout.flush()
+            show("\r\033[K")
         self._open = False
 
 

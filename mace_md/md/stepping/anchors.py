@@ -10,14 +10,16 @@ On a GPU, and in PyTorch, the order of neighbours does not depend on when the li
 """
 
 import logging
+from collections.abc import Callable
 
 import openmm
 from openmm import app
 
 from mace_md.config import RunConfig
-from mace_md.errors import InputError
-from mace_md.md.dynamics.rpmd import make_stepper
-from mace_md.md.files.restart import Anchor
+from mace_md.errors import InputError, SafetyStop
+from mace_md.md.files.restart import Anchor, Checkpoint, load_binary
+from mace_md.md.stepping.hooks import restore_all, states_of
+from mace_md.md.stepping.stepper import Event, Stepper
 from mace_md.ops.energy_forces import forget_lists
 
 log = logging.getLogger("mace_md")
@@ -28,8 +30,8 @@ INTERVAL = 50
 GPU_PLATFORMS_OF_TORCH = ("CUDA", "HIP")  # on the others, OpenCL among them, a TorchForce computes on the CPU
 
 
-class Anchors:
-    """The anchors of one simulation; `last` is None before the first.
+class AnchoredStepper(Stepper):
+    """Makes the steps of a simulation with anchors; `anchor` is the last one, None before the first.
 
     `between_checkpoints` is False where steps cannot be repeated: OpenMM writes no random numbers of a barostat into
     its checkpoints, and beads share one list, which every reading of their energies may build anew. Then only a
@@ -37,9 +39,8 @@ class Anchors:
     """
 
     def __init__(self, simulation: app.Simulation, between_checkpoints: bool = True) -> None:
-        self.last: Anchor | None = None
+        super().__init__(simulation)
         self.between_checkpoints = between_checkpoints
-        self._simulation, self._step = simulation, make_stepper(simulation)
         # A custom integrator keeps the forces from the end of a step for the next one; the others evaluate at its
         # beginning. The list has to be that of the positions of the anchor in both.
         self._at_the_end = isinstance(simulation.integrator, openmm.CustomIntegrator)
@@ -47,18 +48,26 @@ class Anchors:
     def begin(self) -> None:
         """Make the present state an anchor; the integrator has no forces from before."""
         forget_lists()
-        self.keep()
+        self._keep()
 
-    def keep(self) -> None:
-        """Remember the present state, for whose positions the list is or will be built."""
-        if self.between_checkpoints:
-            context = self._simulation.context
-            self.last = Anchor(context.getStepCount(), context.createCheckpoint())
+    def read(self) -> None:
+        """Keep what the reading made of the state."""
+        self._keep()
 
-    def restored(self, anchor: Anchor) -> None:
-        """The simulation was set to an anchor of another process."""
-        self.last = anchor
-        forget_lists()
+    def advance(self, count: int) -> None:
+        """Make steps; where the integrator ends with an evaluation, an anchor's is the one that builds the list."""
+        if self._at_the_end and (self.simulation.context.getStepCount() + count) % INTERVAL == 0:
+            if count > 1:
+                self._step(count - 1)
+            forget_lists()
+            count = 1
+        self._step(count)
+
+    def events(self, is_read: Callable[[int], bool]) -> list[Event]:
+        """An anchor each INTERVAL steps, where they can be repeated."""
+        if not self.between_checkpoints:
+            return []
+        return [(INTERVAL, lambda step: self.at(step, is_read(step - 1)))]
 
     def at(self, step: int, read_before: bool = False) -> None:
         """The event of a step that is a multiple of INTERVAL. `read_before`: energies were read one step earlier, after
@@ -67,31 +76,57 @@ class Anchors:
             forget_lists()
         elif read_before:
             forget_lists()
-            self._simulation.context.getState(forces=True)
-        self.keep()
+            self.simulation.context.getState(forces=True)
+        self._keep()
 
     def saved(self) -> None:
-        """A checkpoint was written."""
+        """Where only a checkpoint is an anchor, the list is built anew from it."""
         if not self.between_checkpoints:
             forget_lists()
 
-    def advance(self, count: int) -> None:
-        """Make steps; where the integrator ends with an evaluation, an anchor's is the one that builds the list."""
-        if self._at_the_end and (self._simulation.context.getStepCount() + count) % INTERVAL == 0:
-            if count > 1:
-                self._step(count - 1)
-            forget_lists()
-            count = 1
-        self._step(count)
+    def repeat(self, checkpoint: Checkpoint, again: Callable[[int], None]) -> str | None:
+        """From the anchor before it, as the interrupted run came there; None where that does not lead to the same bits,
+        as on another processor, and where there is no other anchor."""
+        anchor = checkpoint.anchor
+        if anchor is None or not 0 < checkpoint.step - anchor.step < INTERVAL:
+            return None
+        if not load_binary(self.simulation, checkpoint, anchor.binary):
+            return None
+        restore_all(self.hooks, anchor.hooks)
+        self.anchor = anchor
+        forget_lists()
+        try:
+            again(anchor.step)
+        except SafetyStop:
+            return None
+        same = self.simulation.context.createCheckpoint() == checkpoint.binary
+        if not same or states_of(self.hooks) != checkpoint.hooks:
+            log.info(
+                "note: the steps after step %d do not repeat here to the last bit (another processor, or number of "
+                "threads): the run goes on from the state of the checkpoint, and differs in rounding", anchor.step,
+            )  # fmt: skip
+            return None
+        return f"exact, random numbers included ({checkpoint.step - anchor.step} steps repeated)"
+
+    def _keep(self) -> None:
+        """Remember the present state, for whose positions the list is or will be built."""
+        if self.between_checkpoints:
+            context = self.simulation.context
+            self.anchor = Anchor(context.getStepCount(), context.createCheckpoint(), states_of(self.hooks))
 
 
-def anchors_for(config: RunConfig, simulation: app.Simulation, kernels: str) -> Anchors | None:
-    """The anchors of a run, where its kernels need them; None, with a warning, where these are too old for that."""
+def needs_anchors(simulation: app.Simulation, kernels: str) -> bool:
+    """Whether the kernels of a run need anchors; False too, with a warning, where these are too old for them."""
     if kernels != "native" or simulation.context.getPlatform().getName() in GPU_PLATFORMS_OF_TORCH:
-        return None
+        return False
     try:
         forget_lists()
     except InputError as error:
         log.warning("warning: %s. Until then the last digits after a restart differ.", error)
-        return None
-    return Anchors(simulation, between_checkpoints=config.ensemble != "npt" and config.beads == 1)
+        return False
+    return True
+
+
+def anchored(simulation: app.Simulation, config: RunConfig) -> AnchoredStepper:
+    """The stepper of a run that needs anchors."""
+    return AnchoredStepper(simulation, between_checkpoints=config.ensemble != "npt" and config.beads == 1)

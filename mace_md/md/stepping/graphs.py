@@ -1,9 +1,9 @@
 """CUDA graphs of a TorchForce: when they are used, and what happens to a step whose numbers a graph could not make.
 
 A captured graph replays the same launches on the same memory. It cannot wait for the device, so it cannot raise, and it
-cannot make room: where the neighbour list outgrows its room, or something is wrong, energy and forces are NaN. `Graphs`
-makes the same steps again without a graph, from the state before. There the native op makes room, or raises what is
-wrong, so that a list is never cut off and a real failure has its own words.
+cannot make room: where the neighbour list outgrows its room, or something is wrong, energy and forces are NaN.
+`GraphStepper` makes the same steps again without a graph, from the state before. There the native op makes room, or
+raises what is wrong, so that a list is never cut off and a real failure has its own words.
 """
 
 import logging
@@ -14,6 +14,7 @@ import openmm
 from openmm import app
 
 from mace_md.errors import InputError, SafetyStop
+from mace_md.md.stepping.stepper import Stepper
 from mace_md.md.watch.finite import is_blown_up
 from mace_md.model.potential import KernelChoice
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM
@@ -60,7 +61,7 @@ def _obstacle(platform: str, backend: str, kernels: KernelChoice, beads: int) ->
     return None
 
 
-class Graphs:
+class GraphStepper(Stepper):
     """Makes the steps of a simulation with CUDA graphs, and without them where a graph gives no numbers.
 
     `force` is the TorchForce in the simulation's System. `required`: a graph that cannot be captured, or deviates, is
@@ -68,7 +69,8 @@ class Graphs:
     """
 
     def __init__(self, simulation: app.Simulation, force: openmm.Force, *, required: bool = False) -> None:
-        self.simulation, self._force, self._required = simulation, force, required
+        super().__init__(simulation)
+        self._force, self._required = force, required
         self.is_on = False
         self.captures = 0
         self.steps_redone = 0
@@ -95,22 +97,22 @@ class Graphs:
         self._failed = True
         log.warning("warning: no CUDA graphs: %s", problem)
 
-    def step(self, count: int) -> None:
+    def advance(self, count: int) -> None:
         """Make `count` steps; again, from before and without a graph, when numbers come out that are not finite."""
         if not self.is_on:
-            self.simulation.integrator.step(count)
+            self._step(count)
             return
         context = self.simulation.context
         before, first = context.createCheckpoint(), context.getStepCount()
         try:
-            self.simulation.integrator.step(count)
+            self._step(count)
             if self._state_is_finite():
                 return
         except openmm.OpenMMException as error:
             if not is_blown_up(error):
                 raise
         self._set(False, before)
-        self.simulation.integrator.step(count)  # makes room, or raises what is wrong
+        self._step(count)  # makes room, or raises what is wrong
         self.steps_redone += count
         log.info("CUDA graphs: steps %d to %d made again without: more room for the list", first, first + count)
         self._capture(context.createCheckpoint())
@@ -118,7 +120,7 @@ class Graphs:
     def settle(self) -> None:
         """See that the graph can evaluate the present positions; capture it anew, with more room, where it cannot.
 
-        To be called before an evaluation outside `step` whose numbers are used.
+        To be called before an evaluation outside of `advance` whose numbers are used.
         """
         if self.is_on and not np.isfinite(_forces(self.simulation.context)).all():
             before = self.simulation.context.createCheckpoint()
@@ -126,9 +128,10 @@ class Graphs:
             _forces(self.simulation.context)  # raises what is wrong
             self._capture(before)
 
-    def record(self) -> dict[str, object]:
+    def record(self) -> dict[str, dict[str, object]]:
         """For run.json."""
-        return {"in use": self.is_on, "captures": self.captures, "steps made again": self.steps_redone}
+        found = {"in use": self.is_on, "captures": self.captures, "steps made again": self.steps_redone}
+        return {"cuda_graphs": found}
 
     def _state_is_finite(self) -> bool:
         state = self.simulation.context.getState(positions=True, velocities=True)

@@ -6,7 +6,7 @@ counter says where a part is and its production starts at 0.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,14 @@ from mace_md.errors import CleanStop, SafetyStop
 from mace_md.md.dynamics.integrators import Dynamics
 from mace_md.md.dynamics.stages import RAMP_INTERVAL, Carried, Course, Part
 from mace_md.md.dynamics.velocities import remove_kept_motion, set_velocities
+from mace_md.md.files.cutting import check_files, cut_files
+from mace_md.md.files.identity import Identity
 from mace_md.md.files.readout import make_readout
 from mace_md.md.files.reporters import Progress, Recorder
-from mace_md.md.files.restart import (
-    Checkpoint,
-    check_files,
-    check_identity,
-    cut_files,
-    load_binary,
-    load_into,
-    save_checkpoint,
-    tidy_folder,
-)
-from mace_md.md.stepping.anchors import INTERVAL, Anchors
-from mace_md.md.stepping.graphs import Graphs
+from mace_md.md.files.restart import Checkpoint, check_identity, load_into, save_checkpoint, tidy_folder
+from mace_md.md.stepping.hooks import Hook, check_names, restore_all, states_of
 from mace_md.md.stepping.simulation import Minimization, StepLoop, minimize
+from mace_md.md.stepping.stepper import Event, Stepper
 from mace_md.md.watch.limits import limits_of
 from mace_md.md.watch.safety import Watch
 from mace_md.md.watch.uncertainty import Uncertainty
@@ -56,7 +49,7 @@ class Run:
         structure: Structure,
         simulation: app.Simulation,
         dynamics: Dynamics,
-        identity: dict[str, object],
+        identity: Identity,
         stop: StopRequest,
         *,
         part: Part | None = None,
@@ -64,16 +57,17 @@ class Run:
         finished: dict[str, int] | None = None,
         r_max: float | None = None,
         uncertainty: Uncertainty | None = None,
-        graphs: Graphs | None = None,
-        anchors: Anchors | None = None,
+        stepper: Stepper | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         """config : of this part alone. part : the only one by default. atoms : in the trajectory, all by default.
         finished : bytes of the files of the parts before. r_max : cutoff of the model, A. uncertainty : measured while
-        this part is made. graphs : make its steps. anchors : with which a restart is exact, for forces that need them.
+        this part is made. stepper : makes its steps, the integrator alone by default. hooks : act between them.
         """
         self._finished = dict(finished or {})
         self.part = part or Part("production", config)
-        self.uncertainty, self.graphs, self.anchors = uncertainty, graphs, anchors
+        self.uncertainty, self.stepper, self.hooks = uncertainty, stepper or Stepper(simulation), tuple(hooks)
+        self.stepper.hooks = self.hooks
         self.config, self.structure, self.simulation = config, structure, simulation
         self.dynamics, self.identity, self.stop = dynamics, identity, stop
         self.folder: Path = config.output
@@ -91,7 +85,7 @@ class Run:
             num_dof=dynamics.num_dof // dynamics.beads,
             timestep=config.timestep,
             r_max=r_max,
-            before_forces=lambda: None if graphs is None else graphs.settle(),
+            before_forces=self.stepper.settle,
         )
         self.course = Course(self.part, simulation, lambda kelvin: self.watch.set_temperature(dynamics.beads * kelvin))
 
@@ -102,7 +96,7 @@ class Run:
         """
         self.simulation.context.setStepCount(-self.config.equilibration_steps)
         if carried is not None:
-            carried.into(self.simulation, int(self.identity["seed"]))
+            carried.into(self.simulation, self.identity.seed)
         self.course.set(0)
         if self.config.minimize:
             self._minimize()
@@ -110,80 +104,64 @@ class Run:
             self._draw_velocities()
         else:  # the part before may have moved as a whole, as under a Langevin bath
             remove_kept_motion(self.simulation, self.dynamics)
-        self._first_anchor()
+        self.stepper.begin()
         with self.watch.on_duty(self.simulation.context.getStepCount(), "start"):
             self._save()
 
     def accept(self, checkpoint: Checkpoint) -> None:
         """Raise InputError unless this run can continue from `checkpoint`; touches nothing."""
         check_identity(checkpoint, self.identity)
-        check_files(self.folder, checkpoint.sizes)
+        check_names(self.hooks, checkpoint.hooks)
+        check_files(self.folder, checkpoint.sizes, checkpoint.tails)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from an accepted `checkpoint`: the files are cut back to it."""
-        for note in tidy_folder(self.folder, checkpoint) + cut_files(
-            self.folder, checkpoint.sizes, self.part.own_files
-        ):
+        own = (*self.part.own_files, *(pattern for hook in self.hooks for pattern in hook.patterns))
+        notes = tidy_folder(self.folder, checkpoint) + cut_files(self.folder, checkpoint.sizes, own, checkpoint.tails)
+        for note in notes:
             log.info("%s", note)
         self._finished = dict(checkpoint.sizes)
         self._saved_at = checkpoint.step
-        how = self._repeat(checkpoint) or self._load(checkpoint)
+        how = self.stepper.repeat(checkpoint, lambda first: self._repeat_steps(first, checkpoint.step))
+        how = how or self._load(checkpoint)
         log.info("restart from %s at step %d: %s", checkpoint.path, checkpoint.step, how)
         if self.config.ensemble == "npt":
             log.info("note: OpenMM's barostat draws new random numbers after a restart; the ensemble is the same")
         between = checkpoint.step % self.config.checkpoint_interval != 0
-        if self.dynamics.beads > 1 and self.anchors is not None and between:
+        if self.dynamics.beads > 1 and not self.stepper.between_checkpoints and between:
             log.info("note: from a checkpoint between two --checkpoint-interval, a path integral differs in rounding")
         if checkpoint.phase == "minimize":
             self._minimize()
             self._draw_velocities()
-            self._first_anchor()
+            self.stepper.begin()
             self._save()
-
-    def _first_anchor(self) -> None:
-        if self.anchors is not None:
-            self.anchors.begin()
 
     def _load(self, checkpoint: Checkpoint) -> str:
         """Set the simulation to the checkpoint; how exact that is."""
         how = load_into(self.simulation, checkpoint)
+        restore_all(self.hooks, checkpoint.hooks)
         self.course.set(checkpoint.step)
-        self._first_anchor()
+        self.stepper.begin()
         return how
 
-    def _repeat(self, checkpoint: Checkpoint) -> str | None:
-        """Come to the checkpoint from the anchor before it, as the interrupted run came there; None where that does
-        not lead to the same bits, as on another processor, and where there is no other anchor."""
-        anchor = checkpoint.anchor
-        if self.anchors is None or anchor is None or not 0 < checkpoint.step - anchor.step < INTERVAL:
-            return None
-        if not load_binary(self.simulation, checkpoint, anchor.binary):
-            return None
-        self.course.set(anchor.step)
-        self.anchors.restored(anchor)
-        try:
-            self._repeat_steps(checkpoint)
-        except SafetyStop:
-            return None
-        if self.simulation.context.createCheckpoint() != checkpoint.binary:
-            log.info(
-                "note: the steps after step %d do not repeat here to the last bit (another processor, or number of "
-                "threads): the run goes on from the state of the checkpoint, and differs in rounding", anchor.step,
-            )  # fmt: skip
-            return None
-        return f"exact, random numbers included ({checkpoint.step - anchor.step} steps repeated)"
-
-    def _repeat_steps(self, checkpoint: Checkpoint) -> None:
-        """The steps from the anchor, with every evaluation that was made, and nothing written."""
-        events = [] if self.course.is_constant else [(RAMP_INTERVAL, self.course.set)]
-        if checkpoint.step > 0:
-            self.recorder = self._open_recorder(checkpoint.anchor.step)
-            self.recorder.muted = True
+    def _repeat_steps(self, first: int, last: int) -> None:
+        """The steps from an anchor to a checkpoint, with every evaluation that was made, and nothing written."""
+        self.course.set(first)
+        events: list[Event] = [] if self.course.is_constant else [(RAMP_INTERVAL, self.course.set)]
+        if last > 0:
+            self.recorder = self._open_recorder(first)
+            events += [(hook.interval, hook.after) for hook in self.hooks]
             events.append((self.config.report_interval, self.recorder.row))
             events.append((self.config.trajectory_interval, self.recorder.frame))
-        StepLoop(self.simulation, events, phase="restart").run(checkpoint.step)
-        if self.recorder is not None:
-            self.recorder.muted = False
+        self._mute(True)
+        try:
+            StepLoop(self.simulation, events, phase="restart", advance=self.stepper.advance).run(last)
+        finally:
+            self._mute(False)
+
+    def _mute(self, muted: bool) -> None:
+        for one in (*self.hooks, *filter(None, [self.recorder])):
+            one.muted = muted
 
     def produce(self) -> None:
         """Step to the total. Raises CleanStop, with a checkpoint, when a signal or the time limit came first."""
@@ -202,43 +180,43 @@ class Run:
             self._save()
             return
         log.info("%s: %d steps, %g ps", name, total - step, (total - step) * self.config.timestep * FS_TO_PS)
-        events = [
-            (self.config.report_interval, self._row),
-            (self.config.trajectory_interval, self._frame),
-        ]
-        if not self.course.is_constant:
-            events.insert(0, (RAMP_INTERVAL, self.course.set))
+        events: list[Event] = [] if self.course.is_constant else [(RAMP_INTERVAL, self.course.set)]
+        events += [(hook.interval, hook.after) for hook in self.hooks]
+        events += [(self.config.report_interval, self._row), (self.config.trajectory_interval, self._frame)]
         if self.uncertainty is not None:
             events.append((self.config.uncertainty_interval, self.uncertainty.measure))
         self._steps(total, name, events, at_start=self._first_row)
 
     def _row(self, step: int) -> None:
-        if self.graphs is not None:
-            self.graphs.settle()
+        self.stepper.settle()
         self.recorder.row(step)
 
     def _frame(self, step: int) -> None:
         self.watch.look(step, must=True)
-        if self.graphs is not None and self.recorder.evaluates_frames:
-            self.graphs.settle()
+        if self.recorder.evaluates_frames:
+            self.stepper.settle()
         self.recorder.frame(step)
 
     def _is_read(self, step: int) -> bool:
-        """Whether energies are evaluated at a step, for a row or a frame."""
-        return any(step % interval == 0 for interval in (self.config.report_interval, self.config.trajectory_interval))
+        """Whether energies are evaluated at a step, for a row, a frame, or a hook."""
+        intervals = [self.config.report_interval, self.config.trajectory_interval]
+        intervals += [hook.interval for hook in self.hooks if hook.evaluates]
+        return any(step % interval == 0 for interval in intervals)
 
     def _first_row(self, step: int) -> None:
         if step == 0 and self.recorder.log.is_empty:
             self.recorder.row(0)
-            if self.anchors is not None:  # what a row asks for may draw random numbers
-                self.anchors.keep()
+            self.stepper.read()
 
     def _open_recorder(self, step: int) -> Recorder:
+        for hook in self.hooks:
+            hook.open()
         return Recorder(
             self.simulation,
             self.folder,
             readout=make_readout(self.simulation, self.dynamics),
             course=self.course,
+            hooks=self.hooks,
             total_mass=float(self.structure.masses.sum()),
             timestep=self.config.timestep,
             kinds=self.config.trajectory_format if self.part.trajectory else (),
@@ -288,28 +266,26 @@ class Run:
         self.phase = "dynamics"
 
     def _draw_velocities(self) -> None:
-        temperature, seed = self.config.temperature_ramp.start, int(self.identity["seed"])
+        temperature, seed = self.config.temperature_ramp.start, self.identity.seed
         set_velocities(self.simulation, self.dynamics, temperature, seed)
         log.info("velocities: drawn at %g K, seed %d", temperature, seed)
 
-    def _steps(self, total: int, phase: str, events: list, at_start: Callable[[int], None] = lambda step: None) -> None:
+    def _steps(
+        self, total: int, phase: str, events: list[Event], at_start: Callable[[int], None] = lambda step: None
+    ) -> None:
         interval = self.config.checkpoint_interval
-        if self.anchors is not None and self.anchors.between_checkpoints:  # after all that evaluates
-            events = [*events, (INTERVAL, lambda step: self.anchors.at(step, self._is_read(step - 1)))]
-        events = [(self.config.safety_interval, self.watch.look), *events, (interval, self._checkpoint)]
+        events = [(self.config.safety_interval, self.watch.look), *events]
+        events += [*self.stepper.events(self._is_read), (interval, self._checkpoint)]
         first = self.simulation.context.getStepCount()
         start = time.perf_counter()
         progress = None if self.recorder is None else self.recorder.progress
         try:
             with self.watch.on_duty(first, phase):
                 at_start(first)
+                self.stepper.start()
                 more = {} if progress is None else {"tick": progress.tick}
-                if self.graphs is not None:
-                    self.graphs.start()
-                    more["advance"] = self.graphs.step
-                elif self.anchors is not None:
-                    more["advance"] = self.anchors.advance
-                reason = StepLoop(self.simulation, events, self.stop.reason, phase, **more).run(total)
+                loop = StepLoop(self.simulation, events, self.stop.reason, phase, advance=self.stepper.advance, **more)
+                reason = loop.run(total)
                 if reason is not None:
                     self.watch.look(self.simulation.context.getStepCount(), must=True)
         except SafetyStop as stop:
@@ -351,7 +327,7 @@ class Run:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file of the run so far, those of the parts before included, when all is on the disk."""
-        written = [found for found in (self.recorder, self.uncertainty) if found is not None]
+        written = [found for found in (self.recorder, self.uncertainty, *self.hooks) if found is not None]
         return self._finished | {name: size for found in written for name, size in found.sizes().items()}
 
     def _save(self) -> None:
@@ -363,10 +339,10 @@ class Run:
             sizes=self.sizes(),
             identity=self.identity,
             part=self.part.name,
-            anchor=None if self.anchors is None or self.phase == "minimize" else self.anchors.last,
+            anchor=None if self.phase == "minimize" else self.stepper.anchor,
+            hooks=states_of(self.hooks),
         )
-        if self.anchors is not None:
-            self.anchors.saved()
+        self.stepper.saved()
 
 
 def _outcome(result: Minimization) -> str:

@@ -12,7 +12,7 @@ from openmm import app, unit
 
 from mace_md.errors import InputError, SafetyStop
 from mace_md.md.dynamics.integrators import Dynamics
-from mace_md.md.dynamics.rpmd import make_stepper
+from mace_md.md.dynamics.rpmd import step_function
 from mace_md.md.watch.finite import numbers_stay_finite
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM
 
@@ -232,7 +232,7 @@ class StepLoop:
     def run(self, total: int) -> str | None:
         """Step to `total`; None, or the reason for which it stopped before. Raises SafetyStop at numbers not finite."""
         context = self.simulation.context
-        advance = self.advance or make_stepper(self.simulation)
+        advance = self.advance or step_function(self.simulation)
         step = context.getStepCount()
         chunk = 1
         while step < total:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mace_md import child
 from mace_md.model.fast.packing import SMALL_SYSTEM, header_of, with_flags
 from mace_md.ops.energy_forces import LIBRARY, energy_forces, load_library, new_state
 from mace_md.units import NM_TO_ANGSTROM
@@ -204,15 +205,15 @@ def _key(blob: Tensor, n_atoms: int, periodic: bool, device: str) -> str:
 
 def _run_process(blob: Tensor, types: Tensor, periodic: bool, device: str) -> tuple[list[dict], str | None]:
     """The results, and what ended the process too early."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trial.npz"
+    with tempfile.TemporaryFile() as file:  # which has no name, so that nothing is left whatever ends this process
         np.savez(file, blob=blob.numpy(), types=types.numpy(), periodic=periodic)
+        file.flush()
         if device == "cuda" and torch.cuda.is_available():  # the one of this process, where there are several
             device = f"cuda:{torch.cuda.current_device()}"
-        command = [sys.executable, "-m", "mace_md.model.fast.trial", str(file), device]
+        command = child.run_module("mace_md.model.fast.trial", child.path_of(file), device)
         problem, output, errors = None, "", ""
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+            done = child.finished(command, SECONDS, pass_fds=(file.fileno(),))
             output, errors = done.stdout, done.stderr
             if done.returncode < 0:
                 problem = f"its process was ended by signal {-done.returncode}"

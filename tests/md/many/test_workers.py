@@ -39,7 +39,13 @@ def run(config, script, folder=True):
     return run_at_once(
         config,
         replicas_of(config),
-        lambda own, options: ["sh", "-c", "mkdir -p $0; " * folder + script, str(own.output), str(options)],
+        lambda own, options: [
+            "sh",
+            "-c",
+            "mkdir -p $0; : > $0/run.log; " * folder + script,
+            str(own.output),
+            str(options),
+        ],
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from openmm import app, unit
 
 from mace_md.errors import InputError, SafetyStop
-from mace_md.md.stepping.graphs import Graphs, choose_graphs
+from mace_md.md.stepping.graphs import GraphStepper, choose_graphs
 from mace_md.md.stepping.simulation import StepLoop
 from mace_md.model.potential import KernelChoice
 
@@ -45,8 +45,8 @@ class Springs:
         return float(250.0 * (stretch**2).sum()), forces.sum(axis=1)
 
 
-class SpringGraphs(Graphs):
-    """`Graphs` whose switch is on the springs, in the place of the properties of a TorchForce."""
+class SpringGraphs(GraphStepper):
+    """`GraphStepper` whose switch is on the springs, in the place of the properties of a TorchForce."""
 
     def __init__(self, simulation, springs, **options):
         self.springs = springs
@@ -89,7 +89,7 @@ def test_a_run_that_ran_out_of_room_is_the_run_that_had_enough():
     graphs = SpringGraphs(simulation, springs)
     graphs.start()
     before = springs.room
-    StepLoop(simulation, [(10, lambda step: None)], advance=graphs.step).run(200)
+    StepLoop(simulation, [(10, lambda step: None)], advance=graphs.advance).run(200)
     assert springs.room > before  # it did happen,
     assert 0 < graphs.steps_redone < 100  # now and then,
     assert springs.evaluations[True] > springs.evaluations[False]  # and most steps were the graph's
@@ -105,7 +105,7 @@ def test_a_failure_of_the_simulation_has_its_own_words():
     graphs.start()
     springs.fails_above = 0.1
     with pytest.raises(SafetyStop, match="positions has a value that is not finite"):
-        StepLoop(simulation, [], advance=graphs.step).run(5)
+        StepLoop(simulation, [], advance=graphs.advance).run(5)
 
 
 def test_an_evaluation_after_a_step_finds_room():
@@ -154,13 +154,13 @@ def test_a_torch_force_takes_the_properties_and_starts_again():
     simulation.system.addForce(force)
     simulation.context.reinitialize(preserveState=True)
     simulation.step(3)
-    graphs = Graphs(simulation, force)
+    graphs = GraphStepper(simulation, force)
     graphs.start()
     assert dict(force.getProperties())["useCUDAGraphs"] == "true"
     x = positions_of(simulation)
     forces = simulation.context.getState(forces=True).getForces(asNumpy=True)._value
     assert np.allclose(forces, -2 * x, atol=1e-12) and simulation.context.getStepCount() == 3
-    graphs.step(2)
+    graphs.advance(2)
     assert simulation.context.getStepCount() == 5 and graphs.steps_redone == 0
 
 
