@@ -29,6 +29,7 @@ COMMANDS = {  # name: (module, its options, what it does)
         "EvaluateConfig",
         "compare a model with labelled data: tables, JSON, parity plots",
     ),
+    "analyze": ("mace_md.commands.analyze", "AnalyzeConfig", "numbers with intervals, figures and a page from runs"),
     "label": ("mace_md.commands.label", "LabelConfig", "give geometries the energies and forces of a model"),
     "models": ("mace_md.commands.models", "ModelsConfig", "list, fetch and describe published models"),
     "doctor": (

@@ -15,7 +15,7 @@ from typing import Any
 
 import mace_md
 
-PACKAGES = ("torch", "openmm", "ase", "mdtraj", "numpy", "safetensors", "dftd3")
+PACKAGES = ("torch", "openmm", "ase", "mdtraj", "numpy", "pymbar", "safetensors", "dftd3")
 OPENMMTORCH_WHEELS = (  # every one of them installs the module `openmmtorch`
     "acellera-openmmtorch-cpu", "acellera-openmmtorch-cu12", "acellera-openmmtorch-cu13", "acellera-openmmtorch",
     "openmmtorch", "openmm-torch",

@@ -40,6 +40,8 @@ _UNITS = {
     "e": ("charge", 1.0),
     "mol/L": ("concentration", 1.0), "M": ("concentration", 1.0), "mM": ("concentration", 1e-3),
     "meV/atom": ("energy per atom", 1.0),
+    "mPa*s": ("viscosity", 1.0), "cP": ("viscosity", 1.0), "Pa*s": ("viscosity", 1e3),
+    "1/cm": ("wavenumber", 1.0),
 }  # fmt: skip
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*$")
 

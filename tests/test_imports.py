@@ -13,7 +13,7 @@ COMMANDS = sorted(path.stem for path in (PACKAGE / "commands").glob("[!_]*.py"))
 # Lower layers first: a room imports from itself and from those before it.
 LAYERS = [
     *("errors units", "options", "config", "console child", "provenance output stopping"),
-    *("ops", "model structures", "training md", "hosts", "commands", "cli", "__main__"),
+    *("ops", "model structures analysis", "training md", "hosts", "commands", "cli", "__main__"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 # Wings of a room, lower ones first. The files beside the wings of a room may be below one wing and above another.
@@ -21,6 +21,7 @@ WINGS = {
     "options": "declare reading writing",
     "model": "reading fast",
     "structures": "formats",
+    "analysis": "observables",
     "md": "forces dynamics files watch stepping many",
 }
 HEAVY = {"torch", "openmm", "e3nn", "ase", "mdtraj", "openmmtorch", "safetensors", "mace"}

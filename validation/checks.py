@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from mace_md.analysis.statistics import independent, quiet
 from mace_md.units import BOLTZMANN_KJ_MOL_K
-from validation.errors import exponential_ratio, independent, mean_of, normal_of_p, quiet
+from validation.deviations import exponential_ratio, mean_of, normal_of_p
 from validation.sampling import Ensemble, Samples
 from validation.systems import BAR_NM3, Matter, ideal_gas_volume
 

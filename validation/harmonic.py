@@ -13,7 +13,7 @@ from scipy import stats
 from mace_md.model.potential import make_potential
 from mace_md.units import BOLTZMANN_KJ_MOL_K, HBAR_KJ_MOL_PS
 from validation.checks import Check, mean_against
-from validation.errors import mean_of
+from validation.deviations import mean_of
 from validation.sampling import Samples
 from validation.systems import BAR_NM3, Matter
 

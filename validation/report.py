@@ -41,7 +41,7 @@ checks with fewer samples, and shows that they find bugs that were planted for t
 - The ratio of the distributions at two temperatures or two pressures is known exactly, whatever the system is (Shirts, JCTC 9, 909):
   given is the slope of its logarithm, by maximum likelihood. Distributions of kinetic energies are judged by
   [physical_validation](https://physical-validation.readthedocs.io) (Merz and Shirts, PLoS ONE 13, e0202764), whose
-  ensemble check gives the same deviations for independent samples (`tests/physics/test_errors.py`).
+  ensemble check gives the same deviations for independent samples (`tests/physics/test_deviations.py`).
 
 ## What is simulated
 

@@ -22,7 +22,8 @@ TESTED = {"torch": ("2.10.0", "2.11.0", "2.12.1"), "openmm": ("8.6.1",)}
 # Imported where they are used, so that a run without these things works without them.
 USED_FOR = {
     "h5py": "HDF5 data", "matplotlib": "the figures of a training", "mdtraj": "selections of atoms",
-    "pdbfixer": "--hydrogens add", "rdkit": "--smiles, SDF files", "tqdm": "train, evaluate and label",
+    "pdbfixer": "--hydrogens add", "pymbar": "errors of means",
+    "rdkit": "--smiles, SDF files", "tqdm": "train, evaluate and label",
 }  # fmt: skip
 
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"  # a note is worth knowing; only BROKEN makes the exit code 1

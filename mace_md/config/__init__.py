@@ -3,6 +3,7 @@
 One file a command.
 """
 
+from mace_md.config.analyze import AnalyzeConfig
 from mace_md.config.doctor import DoctorConfig
 from mace_md.config.evaluate import EvaluateConfig
 from mace_md.config.export import ExportConfig
@@ -16,6 +17,7 @@ from mace_md.options.writing import options_table, template, to_toml
 
 __all__ = [
     "DEFAULT_MODEL",
+    "AnalyzeConfig",
     "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",

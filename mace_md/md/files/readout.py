@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import openmm
 from openmm import app, unit
+from openmm.app.internal.unitcell import computeLengthsAndAngles
 
 from mace_md.md.dynamics.integrators import Dynamics, bath_energy, kinetic_at_positions, velocities_lag
 from mace_md.md.dynamics.rpmd import RingPolymer
@@ -48,7 +49,7 @@ class Readout:
         system = simulation.context.getSystem()
         self._masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
         self.periodic = simulation.topology.getPeriodicBoxVectors() is not None
-        self.columns = tuple(terms)
+        self.columns = (*(BOX_COLUMNS if self.periodic else ()), *terms)
         self.num_beads = 0  # that have trajectories of their own
 
     def energies(self, *, stepped: bool, forces: bool) -> tuple[Reading, openmm.State]:
@@ -69,7 +70,7 @@ class Readout:
             conserved=None if bath is None else potential + now + bath,
             temperature=temperature_of(kinetic, self.num_dof),
             volume=self._volume(state),
-            extra=tuple(self._term(group) for group in self.terms.values()),
+            extra=(*self._box_numbers(state), *(self._term(group) for group in self.terms.values())),
         )
         return reading, state
 
@@ -79,6 +80,13 @@ class Readout:
 
     def _volume(self, state: openmm.State) -> float | None:
         return state.getPeriodicBoxVolume().value_in_unit(_NM**3) if self.periodic else None
+
+    def _box_numbers(self, state: openmm.State) -> tuple[float, ...]:
+        """Lengths (nm) and angles (degrees) of the box, none without one."""
+        if not self.periodic:
+            return ()
+        numbers = computeLengthsAndAngles(state.getPeriodicBoxVectors().value_in_unit(_NM))
+        return (*numbers[:3], *np.degrees(numbers[3:]))
 
     def frames(self, step: int, time: float, wanted: Wanted, *, wrap: bool) -> list[Frame]:
         """The frame of this moment; time in ps. `wrap`: each molecule whole with its centre in the box."""
@@ -108,7 +116,7 @@ class RingPolymerReadout(Readout):
         mobile = self.ring.masses > 0
         self._elements = {symbol: (symbols == symbol) & mobile for symbol in sorted(set(symbols[mobile].tolist()))}
         radii = tuple(f"bead_radius_{symbol}_A" for symbol in self._elements)
-        self.columns = ("kinetic_primitive_kJ_mol", *radii, *terms)
+        self.columns = (*(BOX_COLUMNS if self.periodic else ()), "kinetic_primitive_kJ_mol", *radii, *terms)
         self.num_beads = self.ring.count
         self._conserves = not simulation.integrator.getApplyThermostat()
 
@@ -124,8 +132,11 @@ class RingPolymerReadout(Readout):
             conserved=found.conserved if self._conserves else None,
             temperature=found.temperature,
             volume=self._volume(state),
-            extra=(found.kinetic_primitive, *radii, *(self.ring.potential({group}) for group in self.terms.values())),
-        )
+            extra=(
+                *self._box_numbers(state), found.kinetic_primitive, *radii,
+                *(self.ring.potential({group}) for group in self.terms.values()),
+            ),
+        )  # fmt: skip
         return reading, state
 
     def frames(self, step: int, time: float, wanted: Wanted, *, wrap: bool) -> list[Frame]:
@@ -154,6 +165,7 @@ def make_readout(simulation: app.Simulation, dynamics: Dynamics) -> Readout:
     return (RingPolymerReadout if dynamics.beads > 1 else Readout)(simulation, dynamics, terms)
 
 
+BOX_COLUMNS = ("box_a_nm", "box_b_nm", "box_c_nm", "box_alpha_degree", "box_beta_degree", "box_gamma_degree")
 TERMS = {
     "dispersion_kJ_mol": DISPERSION_GROUP,
     "restraint_kJ_mol": RESTRAINT_GROUP,

@@ -74,13 +74,19 @@ def _too_wide_for_pdb(topology: app.Topology, positions: np.ndarray) -> str:
 
 
 class LogTable(_Appended):
-    """log.csv: one row per report; columns named with their units, `extra` ones before the speed."""
+    """log.csv: one row per report; columns named with their units, `extra` ones before the speed.
+
+    A file that is continued keeps the columns it has, which an older version may have begun with fewer.
+    """
 
     def __init__(self, path: Path, extra: tuple[str, ...] = ()) -> None:
         super().__init__(path)
-        header = (",".join((*LOG_COLUMNS[:-1], *extra, LOG_COLUMNS[-1])) + "\n").encode()
+        self._columns = (*LOG_COLUMNS[:-1], *extra, LOG_COLUMNS[-1])
         if self.size == 0:
-            self.append_bytes(header)
+            self.append_bytes((",".join(self._columns) + "\n").encode())
+        with open(path, "rb") as file:
+            header = file.readline()
+        self._in_file = header.decode().strip().split(",")
         self._header_size = len(header)
 
     @property
@@ -95,7 +101,8 @@ class LogTable(_Appended):
             _cell(row.potential + row.kinetic), _cell(row.conserved), _cell(row.temperature, 4), _cell(row.volume),
             _cell(row.density), *map(_cell, row.extra), _cell(row.speed, 4),
         )  # fmt: skip
-        self.append_bytes((",".join(cells) + "\n").encode())
+        values = dict(zip(self._columns, cells, strict=True))
+        self.append_bytes((",".join(values.get(name, "") for name in self._in_file) + "\n").encode())
 
 
 def _cell(value: float | None, digits: int = 6) -> str:

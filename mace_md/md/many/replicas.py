@@ -5,12 +5,16 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from mace_md.analysis.reading import read_log
+from mace_md.analysis.statistics import TooShort, mean_of
+from mace_md.analysis.window import SETTLING, settled
 from mace_md.config import RunConfig
 from mace_md.errors import CleanStop, InputError, SafetyStop
 from mace_md.output import held_folder, refuse_content
@@ -21,7 +25,6 @@ log = logging.getLogger("mace_md")
 SUMMARY = "summary.csv"
 # Columns of log.csv whose means are in the summary, with the name of the mean there.
 MEANS = ("temperature_K", "potential_kJ_mol", "total_kJ_mol", "volume_nm3", "density_g_mL")
-BLOCKS = 5  # a standard error comes from the means of so many parts of the log
 
 
 NOT_STARTED, FAILED = "not started", "failed"
@@ -140,22 +143,21 @@ def hours_left(end: float | None) -> float | None:
 
 
 def _means(path: Path) -> dict[str, object]:
-    """The last step in a log, and the means and standard errors of its columns; the first fifth is left out."""
-    if not path.exists():
+    """The last step in a log, and the means and standard errors of its columns after equilibration.
+
+    There is no error where the run is too short for one.
+    """
+    log = read_log(path) if path.exists() else {}
+    if not log:
         return {}
-    whole = path.read_text().rpartition("\n")[0]  # the last row may be on its way to the disk
-    rows = list(csv.DictReader(whole.splitlines()))
-    if not rows:
-        return {}
-    found: dict[str, object] = {"steps": rows[-1]["step"]}
-    kept = rows[len(rows) // 5 :]
+    found: dict[str, object] = {"steps": int(log["step"][-1])}
+    start = max((settled(log[name]) for name in SETTLING if name in log and np.isfinite(log[name]).all()), default=0)
     for column in MEANS:
-        values = np.array([float(row[column]) for row in kept if row[column]])
+        values = log[column][start:][np.isfinite(log[column][start:])] if column in log else np.zeros(0)
         if len(values):
             found[column] = f"{values.mean():.6g}"
-        if len(values) >= 2 * BLOCKS:
-            means = [block.mean() for block in np.array_split(values, BLOCKS)]
-            found[f"{column}_error"] = f"{np.std(means, ddof=1) / np.sqrt(BLOCKS):.2g}"
+            with suppress(TooShort):
+                found[f"{column}_error"] = f"{mean_of(values).error:.2g}"
     return found
 
 

@@ -154,6 +154,16 @@ def test_log_table_leaves_what_does_not_exist_empty(tmp_path):
     assert not LogTable(tmp_path / "log.csv").is_empty
 
 
+def test_a_log_that_an_older_version_began_keeps_its_columns(tmp_path):
+    """Rows with more columns than the header has would be read as others."""
+    row = Row(5, 0.0025, -1.5, 2.0, None, 300.0, 8.0, 1.0, None, extra=(2.0, -0.25))
+    LogTable(tmp_path / "log.csv", ("restraint_kJ_mol",))
+    LogTable(tmp_path / "log.csv", ("box_a_nm", "restraint_kJ_mol")).append(row)
+    header, cells = (tmp_path / "log.csv").read_text().splitlines()
+    assert "box_a_nm" not in header
+    assert dict(zip(header.split(","), cells.split(","), strict=True))["restraint_kJ_mol"] == "-0.250000"
+
+
 def test_progress_is_quiet_off_a_terminal():
     """At most twenty lines and the last, however many rows."""
     lines = []

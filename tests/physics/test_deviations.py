@@ -2,7 +2,7 @@
 
 A deviation in standard errors has a mean square of one when the error is right. Of the 400 series of a test it scatters
 by sqrt(2 / 400) = 0.07, so that the lines below lie three of these away, or at what the correlation between batches
-adds by theory: g (BATCHES + 1) / 2 n of the variance is missing for n samples of inefficiency g.
+adds by theory where it is not exponential: g (batches + 1) / 2 n of the variance for n samples of inefficiency g.
 """
 
 import json
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
-from validation import calibration, checks, errors, report
+from mace_md.analysis.statistics import MOST_BATCHES, independent, inefficiency, quiet
+from validation import calibration, checks, deviations, report
 from validation.checks import Check
 
 SERIES = 400
@@ -35,16 +36,17 @@ def mean_square(sigmas):
 @pytest.mark.parametrize("count, inefficiency", [(600, 3), (2000, 10)])
 def test_deviation_of_a_mean_has_a_variance_of_one(count, inefficiency, frequency):
     """Monotonous, and oscillating as the kinetic energy of a crystal under weak coupling."""
-    found = mean_square([errors.mean_of(series).sigma(0.0) for series in correlated(count, inefficiency, frequency)])
-    missing = inefficiency * (errors.BATCHES + 1) / (2 * count)
+    series = correlated(count, inefficiency, frequency)
+    found = mean_square([deviations.mean_of(one).sigma(0.0) for one in series])
+    missing = inefficiency * (MOST_BATCHES + 1) / (2 * count)
     assert 1 - SCATTER < found < (1 + SCATTER) / (1 - missing)
 
 
 def test_tails_of_the_deviation_are_those_of_a_normal_variable():
     """Ten batches know their own error to a quarter only: without Student's t 7 % would lie beyond two sigma."""
     series = correlated(200, 1.0)
-    t = np.array([errors.mean_of(one).value / errors.mean_of(one).error for one in series])
-    sigmas = np.array([errors.mean_of(one).sigma(0.0) for one in series])
+    t = np.array([deviations.mean_of(one).value / deviations.mean_of(one).error for one in series])
+    sigmas = np.array([deviations.mean_of(one).sigma(0.0) for one in series])
     assert stats.kstest(sigmas, "norm").pvalue > 0.01
     assert mean_square(t) > 9 / 7 - SCATTER > 1.05  # nu / (nu - 2)
 
@@ -57,21 +59,21 @@ def test_errors_from_the_autocorrelation_fail_for_oscillations():
     """
 
     def by_sum(series):
-        sums = [one.std() * np.sqrt(errors.inefficiency(one) / len(one)) for one in series]
+        sums = [one.std() * np.sqrt(inefficiency(one) / len(one)) for one in series]
         return mean_square(series.mean(axis=1) / sums)
 
     fast, slow = correlated(3000, 10, frequency=0.8), correlated(3000, 60, seed=8)
     assert by_sum(fast) < 0.8
     hidden = np.sqrt(0.85) * fast + np.sqrt(0.15) * slow
     assert by_sum(hidden) > 2
-    missing = 60 * (errors.BATCHES + 1) / (2 * 3000)
-    assert mean_square([errors.mean_of(one).sigma(0.0) for one in hidden]) < (1 + SCATTER) / (1 - missing)
+    missing = 60 * (MOST_BATCHES + 1) / (2 * 3000)
+    assert mean_square([deviations.mean_of(one).sigma(0.0) for one in hidden]) < (1 + SCATTER) / (1 - missing)
 
 
 def test_independent_samples_have_uniform_p_values():
     gamma = stats.gamma(40)
     p = [
-        stats.kstest(series[errors.independent(series)], gamma.cdf).pvalue
+        stats.kstest(series[independent(series)], gamma.cdf).pvalue
         for series in gamma.ppf(stats.norm.cdf(correlated(1000, 6)))
     ]
     assert stats.kstest(p, "uniform").pvalue > 0.01
@@ -81,11 +83,11 @@ def test_ratio_of_two_distributions():
     """Two normal distributions d standard deviations apart: ln P2 / P1 = d (x - d / 2)."""
     one, two = correlated(2000, 6), correlated(2000, 6, seed=8) + 1.5
     pairs = list(zip(one, two, strict=True))
-    ratios = [errors.exponential_ratio(first, second, 1.5) for first, second in pairs]
+    ratios = [deviations.exponential_ratio(first, second, 1.5) for first, second in pairs]
     assert 1 - SCATTER < mean_square([ratio.sigma(1.0) for ratio in ratios]) < 1 + SCATTER + 0.05
     error = np.mean([ratio.error for ratio in ratios])
     assert abs(np.mean([ratio.value for ratio in ratios]) - 1) < 4 * error / np.sqrt(SERIES)
-    wrong = [errors.exponential_ratio(first, second, 1.5 * 1.3).sigma(1.0) for first, second in pairs]
+    wrong = [deviations.exponential_ratio(first, second, 1.5 * 1.3).sigma(1.0) for first, second in pairs]
     assert np.mean(wrong) < -2 and error < 0.15  # a slope that is 30 % off is seen, and the sign says which way
 
 
@@ -97,8 +99,8 @@ def test_ratio_agrees_with_physical_validation():
     quotients = []
     for shift in (0.7, 0.8, 1.2, 1.3):  # of the second distribution, so that the slope deviates from theory
         first, second = rng.normal(size=2000), rng.normal(size=2000) + 1.5 * shift
-        ours = errors.exponential_ratio(first, second, 1.5)
-        with errors.quiet():
+        ours = deviations.exponential_ratio(first, second, 1.5)
+        with quiet():
             (theirs,) = check_1d(
                 first, second, param1=1.5, param2=0.0, kb=1.0, quantity="V", dtemp=False, dpress=True, dmu=False,
                 temp=1.0, pvconvert=1.0, nbins=40, cutoff=0.001, bootstrap_seed=1, bootstrap_error=False,
@@ -111,8 +113,8 @@ def test_ratio_agrees_with_physical_validation():
 
 
 def test_short_series_have_no_error():
-    with pytest.raises(ValueError, match="no error can be given"):
-        errors.mean_of(correlated(100, 20)[0])
+    with pytest.raises(ValueError, match="an interval needs 40"):
+        deviations.mean_of(correlated(100, 20)[0])
 
 
 def test_calibration_finds_errors_that_are_too_small_and_those_that_are_too_large():
