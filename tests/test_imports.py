@@ -21,7 +21,7 @@ WINGS = {
     "options": "declare reading writing",
     "model": "reading fast",
     "structures": "formats",
-    "analysis": "observables",
+    "analysis": "observables report",
     "md": "forces dynamics files watch stepping many",
 }
 HEAVY = {"torch", "openmm", "e3nn", "ase", "mdtraj", "openmmtorch", "safetensors", "mace"}

@@ -51,7 +51,7 @@ def _colour(figure: Figure, k: int) -> int:
 def _curve(axes, curve: Curve, colour: str, dash) -> None:
     x, y = np.asarray(curve.x, dtype=float), np.asarray(curve.y, dtype=float)
     if curve.style == "points":
-        axes.plot(x, y, ".", markersize=2.5, color=colour, label=curve.label, rasterized=len(x) > 3000)
+        axes.plot(x, y, ".", markersize=2.5, color=colour, label=curve.label, rasterized=len(x) > 400)
         return
     if curve.error is not None:
         axes.fill_between(x, y - curve.error, y + curve.error, color=colour, alpha=0.22, linewidth=0)

@@ -49,6 +49,7 @@ class Analysis:
     """All that was found of one run. missing : what could not be said, and what would have given it.
 
     frames : [f, n, 3] nm of the atoms `shown` [n], molecules whole, for the moving picture; boxes [f, 3, 3] nm.
+    frame_times [f] ps.
     """
 
     system: System
@@ -60,6 +61,12 @@ class Analysis:
     shown: np.ndarray | None = None
     frames: np.ndarray | None = None
     boxes: np.ndarray | None = None
+    frame_times: np.ndarray | None = None
+
+    @property
+    def run_warnings(self) -> list[str]:
+        """What the run itself warned of, from its log; the safety watch among it."""
+        return self.system.source.warnings
 
     @property
     def window(self) -> Window:
@@ -161,7 +168,7 @@ def _stream(found: Analysis, observers: dict[str, Observer], wishes: Wishes, ask
             shown.add(view)
         found.num_frames, found.frame_step = times.count, times.step
         found.shown = shown.atoms
-        found.frames, found.boxes = shown.result()
+        found.frames, found.boxes, found.frame_times = shown.result()
         found.warnings += times.warnings()
     if fast:
         for chunk in _with_progress(source.chunks(velocities=True), source, "velocities", wishes.quiet):
@@ -237,23 +244,25 @@ class _Shown:
         self._every, self._seen = 1, 0
         self._frames: list[np.ndarray] = []
         self._boxes: list[np.ndarray | None] = []
+        self._times: list[float] = []
 
     def add(self, view: View) -> None:
         for f in range(len(view)):
             if self._seen % self._every == 0:
                 self._frames.append(np.array(view.whole[f, self.atoms], dtype=np.float32))
                 self._boxes.append(None if view.boxes is None else view.boxes[f])
+                self._times.append(float(view.times[f]))
                 if len(self._frames) == 2 * SHOWN_FRAMES:
-                    self._frames, self._boxes = self._frames[::2], self._boxes[::2]
+                    self._frames, self._boxes, self._times = self._frames[::2], self._boxes[::2], self._times[::2]
                     self._every *= 2
             self._seen += 1
 
-    def result(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def result(self) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
         if not self._frames:
-            return None, None
+            return None, None, None
         chosen = np.unique(np.linspace(0, len(self._frames) - 1, min(SHOWN_FRAMES, len(self._frames))).astype(int))
         boxes = None if self._boxes[0] is None else np.array([self._boxes[k] for k in chosen])
-        return np.array([self._frames[k] for k in chosen]), boxes
+        return np.array([self._frames[k] for k in chosen]), boxes, np.array(self._times)[chosen]
 
 
 def _with_progress(chunks: Iterator[Chunk], source: Source, what: str, quiet: bool) -> Iterator[Chunk]:

@@ -71,6 +71,16 @@ class Source:
         return float(self.options.get("timestep", 1.0)) if self.options else None
 
     @cached_property
+    def warnings(self) -> list[str]:
+        """Lines of run.log that warn, without their dates."""
+        path = None if self.folder is None else self.folder / "run.log"
+        if path is None or not path.exists():
+            return []
+        lines = path.read_text(errors="replace").splitlines()
+        found = [line.partition("warning: ")[2] for line in lines if "warning: " in line]
+        return list(dict.fromkeys(text.rstrip(".") for text in found if text))
+
+    @cached_property
     def masses(self) -> np.ndarray:
         """[n_atoms] Da; heavier hydrogen where the run had it."""
         return masses_of(self.topology, self.options.get("hydrogen_mass"))

@@ -6,7 +6,9 @@ from pathlib import Path
 from mace_md.analysis import writing
 from mace_md.analysis.pipeline import Analysis, Wishes, analyse
 from mace_md.analysis.reading import open_source, runs_in
+from mace_md.analysis.report.page import page_of
 from mace_md.config import AnalyzeConfig
+from mace_md.provenance import write_atomically
 from mace_md.units import ANGSTROM_TO_NM
 
 log = logging.getLogger("mace_md")
@@ -20,7 +22,7 @@ def main(config: AnalyzeConfig) -> int:
         output = _output(config, path, len(paths))
         writing.claim(output, config.force)
         found = analyse(source, wishes_of(config))
-        _write(found, output)
+        _write(config, found, output)
         _say(found, output)
     return 0
 
@@ -43,10 +45,12 @@ def _output(config: AnalyzeConfig, path: Path, count: int) -> Path:
     return config.output if count == 1 else config.output / path.resolve().name
 
 
-def _write(found: Analysis, output: Path) -> None:
+def _write(config: AnalyzeConfig, found: Analysis, output: Path) -> None:
     writing.write_tables(found.results, output)
-    writing.write_figures(found.results, output)
+    figures = writing.write_figures(found.results, output)
     writing.write_json_file(output / writing.JSON, writing.as_json(found))
+    if config.report:
+        write_atomically(output / writing.PAGE, page_of(found, figures))
 
 
 def _say(found: Analysis, output: Path) -> None:
@@ -64,4 +68,4 @@ def _say(found: Analysis, output: Path) -> None:
         log.warning("warning: %s", warning)
     for name, reason in found.missing.items():
         log.info("  not done: %s", reason if reason.startswith(name) else f"{name}: {reason}")
-    log.info("written: %s", output)
+    log.info("written: %s", output / writing.PAGE if (output / writing.PAGE).exists() else output)

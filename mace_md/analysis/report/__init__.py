@@ -1,0 +1,1 @@
+"""The page of an analysis: one HTML file that needs no network."""
