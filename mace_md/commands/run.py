@@ -24,7 +24,7 @@ from mace_md.md.forces.restraints import MODEL_GROUP
 from mace_md.md.loaded import LoadedModel
 from mace_md.md.many.replicas import replicas_of, run_each
 from mace_md.md.many.workers import run_at_once
-from mace_md.md.stepping.numerics import precision_notes, precision_of, repeatable
+from mace_md.md.stepping.numerics import numerics_of, precision_notes, precision_of, repeatable
 from mace_md.md.stepping.production import Run
 from mace_md.md.stepping.simulation import warm_up
 from mace_md.md.watch import selfcheck
@@ -212,6 +212,9 @@ def _run(
         uncertainty = judges.uncertainty(part.config, built.simulation, part.config.output, part.config.timestep)
     return Run(
         part.config, setup.structure, built.simulation, built.dynamics, identity, stop,
+        numerics=numerics_of(
+            part.config, built.simulation.context.getPlatform().getName(), built.kernels.name, setup.model.skin
+        ),
         part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max, finished=after.sizes() if after else None,
         stepper=built.stepper, uncertainty=uncertainty,
     )  # fmt: skip
@@ -226,6 +229,7 @@ def _prove(config: RunConfig, setup: SetUp, simulation: app.Simulation) -> SelfC
         log.info("self-check: skipped, as asked")
         warm_up(simulation)
         return None
+    precision = precision_of(simulation.context, setup.model.dtype)
     reference = None if setup.model.is_exported else load_model(config.model, head=config.head, dtype=torch.float64)
     with numbers_stay_finite("self-check"):
         check = selfcheck.check_forces(
@@ -234,6 +238,7 @@ def _prove(config: RunConfig, setup: SetUp, simulation: app.Simulation) -> SelfC
             setup.structure.atomic_numbers,
             force_limit=config.check_force_limit,
             energy_limit=config.check_energy_limit,
+            float64=precision.model == precision.positions == "float64",
             groups={MODEL_GROUP},
         )
     _say(check.lines())

@@ -377,10 +377,11 @@ class SelfCheckOptions:
         group="self-check before the first step",
         on_restart="free",
     )
-    check_force_limit: float = option(
-        1e-3,
+    check_force_limit: float | None = option(
+        None,
         unit="eV/A",
         above=0,
+        shown_default="0.001; 1e-05 in float64",
         help="largest deviation of a force component in that comparison",
         on_restart="free",
     )
@@ -418,9 +419,10 @@ class SafetyOptions:
         on_restart="free",
     )  # fmt: skip
     bond_break: str = option(
-        "warn",
-        choices=("warn", "stop", "ignore"),
-        help="what happens when a bond of the starting structure breaks",
+        "auto",
+        choices=("auto", "warn", "stop", "ignore"),
+        help="what happens when a bond of the start breaks; auto stops where a file, a SMILES or a known residue "
+        "states it, and in a minimisation, and warns where it was found by distance",
         on_restart="free",
     )
     small_box: str = option(

@@ -27,6 +27,7 @@ class Molecules:
 
     index : [n_atoms] int, the molecule each atom belongs to.
     bonds : [n_bonds, 2] int.
+    stated : [n_bonds] bool, True for those that a file, a SMILES or a known residue states, not found by distance.
     offsets : [n_atoms, 3] nm, whole = positions + offsets puts each molecule in one piece.
     networks : molecules that are bonded to their own periodic image (crystals, polymers): they have no inside.
     dropped : how many bonds of the file are far too long, and not in `bonds`.
@@ -34,6 +35,7 @@ class Molecules:
 
     index: np.ndarray
     bonds: np.ndarray
+    stated: np.ndarray
     offsets: np.ndarray
     networks: tuple[int, ...]
     dropped: int = 0
@@ -59,11 +61,16 @@ class Molecules:
 
 
 def find_molecules(
-    topology: app.Topology, positions: np.ndarray, box: np.ndarray | None, bonds_from: str = "of the file"
+    topology: app.Topology,
+    positions: np.ndarray,
+    box: np.ndarray | None,
+    bonds_from: str = "of the file",
+    guessed: frozenset[tuple[int, int]] = frozenset(),
 ) -> tuple[Molecules, list[str]]:
     """Molecules from the bonds of the topology, with bonds from distances for atoms that have none; and notes.
 
-    positions [n_atoms, 3] nm; box [3, 3] rows nm, reduced, or None.
+    positions [n_atoms, 3] nm; box [3, 3] rows nm, reduced, or None. guessed : bonds of the topology, i < j, that were
+    found by distance before.
     """
     numbers = np.array([atom.element.atomic_number for atom in topology.atoms()])
     pairs = np.array([(a.index, b.index) for a, b in topology.bonds()], dtype=int).reshape(-1, 2)
@@ -78,7 +85,10 @@ def find_molecules(
         pairs = np.concatenate([pairs, extra[wanted]])
         vectors = np.concatenate([vectors, extra_vectors[wanted]])
     index, offsets, networks = _walk(len(numbers), pairs, vectors, positions)
-    molecules = Molecules(index, pairs, offsets, networks, dropped)
+    stated = np.arange(len(pairs)) < len(pairs) - found
+    if guessed:
+        stated &= [tuple(pair) not in guessed for pair in np.sort(pairs, axis=1).tolist()]
+    molecules = Molecules(index, pairs, stated, offsets, networks, dropped)
     return molecules, _notes(molecules, len(pairs) - found, found, bonds_from)
 
 
@@ -257,7 +267,8 @@ def _notes(molecules: Molecules, from_file: int, found: int, bonds_from: str) ->
         for n, text in ((from_file, f"{from_file} bonds {bonds_from}"), (found, f"{found} bonds found by distance"))
         if n
     )
-    notes = [f"{molecules.count} molecules ({largest}{more}) from {source or 'no bonds at all'}"]
+    plural = "s" if molecules.count > 1 else ""
+    notes = [f"{molecules.count} molecule{plural} ({largest}{more}) from {source or 'no bonds at all'}"]
     if molecules.dropped:
         notes.append(
             f"{molecules.dropped} bonds of the file are over {MAX_BOND_STRETCH:g} times their length: not used (a gap?)"

@@ -84,8 +84,15 @@ def solvate(structure: Structure, solvent: Solvent, *, seed: int) -> Structure:
         box=box,
         charge=None if charge is None else charge + ions[solvent.positive] - ions[solvent.negative],
         notes=tuple(notes),
+        fixed=_with_free(structure.fixed, waters.size // 3 + len(places)),
+        velocities=None,
     )
     return assemble(contents, bonds_from="of solute and water")
+
+
+def _with_free(fixed: np.ndarray | None, count: int) -> np.ndarray | None:
+    """What the file holds still, followed by `count` atoms that it does not know."""
+    return None if fixed is None else np.concatenate([fixed, np.zeros((count, 3), dtype=bool)])
 
 
 def _charge(structure: Structure, given: int | None) -> tuple[int, str]:

@@ -35,6 +35,8 @@ class Structure:
     bond_notes : sentences on bonds and molecules.
     files : every file it was read from.
     hydrogens_known : bond orders say that no hydrogen is missing.
+    fixed : [n_atoms, 3] bool, the coordinates that the file holds still, or None.
+    velocities : [n_atoms, 3] nm/ps, of the file, or None.
     """
 
     path: Path
@@ -48,6 +50,8 @@ class Structure:
     bond_notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     hydrogens_known: bool = False
+    fixed: np.ndarray | None = None
+    velocities: np.ndarray | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -91,7 +95,9 @@ def assemble(
     chosen, box_notes = _choose_box(contents, periodic, box)
     if chosen is not None:
         chosen = np.array(reducePeriodicBoxVectors(chosen * unit.nanometer).value_in_unit(unit.nanometer), dtype=float)
-    molecules, bond_notes = find_molecules(contents.topology, contents.positions, chosen, bonds_from)
+    molecules, bond_notes = find_molecules(
+        contents.topology, contents.positions, chosen, bonds_from, contents.guessed
+    )
     topology = contents.topology
     if molecules.dropped > MOST_BROKEN_BONDS * topology.getNumBonds() and molecules.dropped > 3:
         raise InputError(
@@ -114,11 +120,14 @@ def assemble(
         tuple(bond_notes),
         contents.files,
         contents.hydrogens_known,
+        contents.fixed,
+        contents.velocities,
     )
 
 
 def contents_of(structure: Structure) -> Contents:
     """The way back, for what changes the atoms and assembles them again."""
+    molecules = structure.molecules
     return Contents(
         structure.path,
         structure.topology,
@@ -129,6 +138,9 @@ def contents_of(structure: Structure) -> Contents:
         structure.assumptions,
         structure.files,
         hydrogens_known=structure.hydrogens_known,
+        fixed=structure.fixed,
+        velocities=structure.velocities,
+        guessed=frozenset(map(tuple, np.sort(molecules.bonds[~molecules.stated], axis=1).tolist())),
     )
 
 

@@ -35,8 +35,15 @@ def repeat(structure: Structure, counts: Sequence[int]) -> Structure:
         charge=None if structure.charge is None else structure.charge * len(images),
         spin=spin,
         notes=tuple(notes),
+        fixed=_tiled(structure.fixed, len(images)),
+        velocities=_tiled(structure.velocities, len(images)),
+        guessed=frozenset((i + k * before, j + k * before) for i, j in contents.guessed for k in range(len(images))),
     )
     return assemble(repeated, bonds_from="repeated")
+
+
+def _tiled(rows: np.ndarray | None, count: int) -> np.ndarray | None:
+    return None if rows is None else np.tile(rows, (count, 1))
 
 
 def _repeated(topology: app.Topology, count: int) -> app.Topology:

@@ -33,6 +33,7 @@ from mace_md.provenance import sync_folder, write_atomically
 CURRENT, PREVIOUS, DAMAGED = "checkpoint.chk", "checkpoint_previous.chk", "checkpoint_damaged.chk"
 RUN_FILES = ("log*.csv", "trajectory*.*", "uncertainty.csv", "uncertain.extxyz")
 FORMAT = 1
+EXACT = "exact, random numbers included"
 # What zipfile raises on an archive that is cut or altered; RuntimeError when a flag says "encrypted".
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError, RuntimeError, TypeError)
 LARGEST_MEMBER = 4 * 2**30  # bytes; 16 million atoms
@@ -73,6 +74,7 @@ class Checkpoint:
     tails: dict[str, str] = field(default_factory=dict)
     system: bytes | None = None
     hooks: dict[str, bytes] = field(default_factory=dict)
+    numerics: dict[str, object] | None = None  # what the last digits depend on beside all this, by name
 
 
 def save_checkpoint(
@@ -85,10 +87,11 @@ def save_checkpoint(
     part: str = "",
     anchor: Anchor | None = None,
     hooks: Mapping[str, bytes] = MappingProxyType({}),
+    numerics: dict[str, object] | None = None,
 ) -> Path:
     """Write checkpoint.chk, keep the one before, and state.xml beside them; returns the path.
 
-    anchor : a state of this step or before.
+    anchor : a state of this step or before. numerics : what the last digits depend on (`stepping/numerics.py`).
     """
     context = simulation.context
     ring = RingPolymer(context) if is_ring_polymer(context) else None
@@ -104,6 +107,7 @@ def save_checkpoint(
         "sizes": sizes,
         "tails": tails_of(folder, sizes),
         "identity": identity.options,
+        "numerics": dict(numerics or {}),
         "platform": context.getPlatform().getName(),
         "versions": {"openmm": openmm.version.version},
     }
@@ -195,6 +199,7 @@ def _read(path: Path) -> Checkpoint:
             step=_whole(about["step"], -(2**62)),
             sizes={_file_name(name): _whole(size, 0) for name, size in _table(about["sizes"]).items()},
             identity=_table(about["identity"]),
+            numerics=_table(about.get("numerics", {})),
             platform=str(about["platform"]),
             versions=_table(about["versions"]),
             part=str(about.get("part", "")),
@@ -327,7 +332,7 @@ def load_into(simulation: app.Simulation, checkpoint: Checkpoint) -> str:
     if checkpoint.beads is not None:
         RingPolymer(context).put(*checkpoint.beads)
     if fits:
-        return "exact, random numbers included"
+        return EXACT
     origin = f"the checkpoint is from {checkpoint.platform}, OpenMM {checkpoint.versions.get('openmm')}"
     if _same_openmm(context, checkpoint):
         origin = "OpenMM's own part of the checkpoint was made for another system"

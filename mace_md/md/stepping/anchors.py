@@ -17,7 +17,7 @@ from openmm import app
 
 from mace_md.config import RunConfig
 from mace_md.errors import InputError, SafetyStop
-from mace_md.md.files.restart import Anchor, Checkpoint, load_binary
+from mace_md.md.files.restart import EXACT, Anchor, Checkpoint, load_binary
 from mace_md.md.stepping.hooks import restore_all, states_of
 from mace_md.md.stepping.stepper import Event, Stepper
 from mace_md.ops.energy_forces import forget_lists
@@ -106,7 +106,7 @@ class AnchoredStepper(Stepper):
                 "threads): the run goes on from the state of the checkpoint, and differs in rounding", anchor.step,
             )  # fmt: skip
             return None
-        return f"exact, random numbers included ({checkpoint.step - anchor.step} steps repeated)"
+        return f"{EXACT} ({checkpoint.step - anchor.step} steps repeated)"
 
     def _keep(self) -> None:
         """Remember the present state, for whose positions the list is or will be built."""

@@ -8,7 +8,10 @@ from typing import NamedTuple
 import openmm
 import torch
 
+from mace_md.config import RunConfig
 from mace_md.md.stepping.simulation import GPU_PLATFORMS
+from mace_md.ops.energy_forces import load_library
+from mace_md.options.declare import flag, plain
 
 # Force noise of positions that are float32 in nm, measured for liquid water (benchmarks/parity.py).
 FORCE_NOISE_AT_1_NM = 1.2e-5  # eV/A, root mean square of a component; it grows as the coordinate
@@ -72,6 +75,30 @@ def precision_notes(precision: Precision, asked: str, extent: float, *, platform
             "costs next to nothing beside the model"
         )
     return notes
+
+
+def numerics_of(config: RunConfig, platform: str, kernels: str, skin: float) -> dict[str, object]:
+    """What the last digits of a run depend on, by option, beside what makes it another run.
+
+    platform: of OpenMM. kernels: 'native' or 'reference'. skin: of the neighbour list, A. A processor with other
+    instructions adds up in another order, and so does another number of threads; another skin is another order of the
+    neighbours.
+    """
+    found: dict[str, object] = {"kernels": kernels, "skin": skin}
+    found |= {name: getattr(config, name) for name in ("backend", "precision", "tensor_cores", "deterministic")}
+    if platform not in ("CUDA", "HIP"):  # on the others, OpenCL among them, the model runs on the processor
+        found["threads"] = torch.get_num_threads()
+        if kernels == "native":
+            found["instructions"] = load_library()
+    return found
+
+
+def differences(before: dict[str, object] | None, now: dict[str, object]) -> str:
+    """What is another value in `now` than it was `before`, for the log; what was not recorded then is left out."""
+    changed = {name: value for name, value in (before or {}).items() if name in now and now[name] != value}
+    words = {"instructions": "the processor's instructions"}
+    named = {words.get(name, flag(name)): (plain(value), plain(now[name])) for name, value in changed.items()}
+    return "; ".join(f"{name}: {old} before, {new} now" for name, (old, new) in named.items())
 
 
 @contextmanager

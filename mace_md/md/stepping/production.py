@@ -18,12 +18,15 @@ from mace_md.md.dynamics.integrators import Dynamics
 from mace_md.md.dynamics.stages import RAMP_INTERVAL, Carried, Course, Part
 from mace_md.md.dynamics.velocities import remove_kept_motion, set_velocities
 from mace_md.md.files.cutting import check_files, cut_files
+from mace_md.md.files.frames import Snapshot
 from mace_md.md.files.identity import Identity
 from mace_md.md.files.readout import make_readout
 from mace_md.md.files.reporters import Progress, Recorder
-from mace_md.md.files.restart import Checkpoint, check_identity, load_into, save_checkpoint, tidy_folder
+from mace_md.md.files.restart import EXACT, Checkpoint, check_identity, load_into, save_checkpoint, tidy_folder
 from mace_md.md.stepping.hooks import Hook, check_names, restore_all, states_of
-from mace_md.md.stepping.simulation import Minimization, StepLoop, minimize
+from mace_md.md.stepping.minimization import Minimization, minimize
+from mace_md.md.stepping.numerics import differences
+from mace_md.md.stepping.simulation import StepLoop
 from mace_md.md.stepping.stepper import Event, Stepper
 from mace_md.md.watch.limits import limits_of
 from mace_md.md.watch.safety import Watch
@@ -59,10 +62,12 @@ class Run:
         uncertainty: Uncertainty | None = None,
         stepper: Stepper | None = None,
         hooks: Sequence[Hook] = (),
+        numerics: dict[str, object] | None = None,
     ) -> None:
         """config : of this part alone. part : the only one by default. atoms : in the trajectory, all by default.
         finished : bytes of the files of the parts before. r_max : cutoff of the model, A. uncertainty : measured while
         this part is made. stepper : makes its steps, the integrator alone by default. hooks : act between them.
+        numerics : what its last digits depend on, by name.
         """
         self._finished = dict(finished or {})
         self.part = part or Part("production", config)
@@ -70,6 +75,7 @@ class Run:
         self.stepper.hooks = self.hooks
         self.config, self.structure, self.simulation = config, structure, simulation
         self.dynamics, self.identity, self.stop = dynamics, identity, stop
+        self.numerics = dict(numerics or {})
         self.folder: Path = config.output
         self.timings: dict[str, float] = {}
         self.recorder: Recorder | None = None
@@ -82,6 +88,7 @@ class Run:
             self.folder,
             limits_of(config, max(config.temperature, config.temperature_ramp.start), config.beads),
             bonds=structure.molecules.bonds,
+            stated=structure.molecules.stated,
             num_dof=dynamics.num_dof // dynamics.beads,
             timestep=config.timestep,
             r_max=r_max,
@@ -122,11 +129,18 @@ class Run:
             log.info("%s", note)
         self._finished = dict(checkpoint.sizes)
         self._saved_at = checkpoint.step
-        how = self.stepper.repeat(checkpoint, lambda first: self._repeat_steps(first, checkpoint.step))
+        other = differences(checkpoint.numerics, self.numerics)
+        how = None
+        if not other:
+            how = self.stepper.repeat(checkpoint, lambda first: self._repeat_steps(first, checkpoint.step))
         how = how or self._load(checkpoint)
+        if checkpoint.phase == "minimize":
+            how = "the minimisation had not ended, and is made again from its start"
+        elif other and how == EXACT:
+            how = f"positions, velocities and random numbers are exact; what follows differs in rounding ({other})"
+        elif self.config.ensemble == "npt" and how.startswith(EXACT):
+            how = "exact but for the barostat, for which OpenMM draws new random numbers; the ensemble is the same"
         log.info("restart from %s at step %d: %s", checkpoint.path, checkpoint.step, how)
-        if self.config.ensemble == "npt":
-            log.info("note: OpenMM's barostat draws new random numbers after a restart; the ensemble is the same")
         between = checkpoint.step % self.config.checkpoint_interval != 0
         if self.dynamics.beads > 1 and not self.stepper.between_checkpoints and between:
             log.info("note: from a checkpoint between two --checkpoint-interval, a path integral differs in rounding")
@@ -235,40 +249,38 @@ class Run:
         )  # fmt: skip
 
     def _minimize(self) -> None:
-        config = self.config
+        config, context = self.config, self.simulation.context
         self.phase = "minimize"
         log.info(
             "minimise: to %g kJ/mol/nm (root mean square), at most %s iterations",
             config.minimize_tolerance,
             config.minimize_iterations or "any number of",
         )
-        lines = _EveryFewSeconds(MINIMIZE_LINE_INTERVAL)
+        self.stepper.begin()
+        state = context.getState(positions=True, velocities=True)
+        start = Snapshot.of(state, context.getStepCount(), self.structure.box is not None)
         result = minimize(
             self.simulation,
             tolerance=config.minimize_tolerance,
             max_iterations=config.minimize_iterations,
             stop=lambda: self.stop.reason() is not None,
-            progress=lines,
-        )
-        log.info(
-            "minimise: %s, energy %.3f -> %.3f kJ/mol, largest force %.4f -> %.4f eV/A, %.1f s",
-            _outcome(result),
-            result.energy_before,
-            result.energy_after,
-            result.force_before / EV_PER_ANGSTROM_TO_KJ_MOL_NM,
-            result.force_after / EV_PER_ANGSTROM_TO_KJ_MOL_NM,
-            result.seconds,
+            progress=_EveryFewSeconds(MINIMIZE_LINE_INTERVAL),
         )
         self.timings["minimize_s"] = result.seconds
+        log.info("minimise: %s, %s", _outcome(result), _fall(result))
         reason = self.stop.reason()
         if reason is not None:
+            context.setPositions(start.positions)  # so that --restart takes the same way down
             self._stop(reason, "minimisation")
+        self.watch.judge_minimum(start)
         self.phase = "dynamics"
 
     def _draw_velocities(self) -> None:
         temperature, seed = self.config.temperature_ramp.start, self.identity.seed
         set_velocities(self.simulation, self.dynamics, temperature, seed)
         log.info("velocities: drawn at %g K, seed %d", temperature, seed)
+        if self.config.minimize and temperature and self.dynamics.beads == 1:
+            log.info("note: %s", _after_minimum(self.config.ensemble, temperature, self.config.friction))
 
     def _steps(
         self, total: int, phase: str, events: list[Event], at_start: Callable[[int], None] = lambda step: None
@@ -341,6 +353,7 @@ class Run:
             part=self.part.name,
             anchor=None if self.phase == "minimize" else self.stepper.anchor,
             hooks=states_of(self.hooks),
+            numerics=self.numerics,
         )
         self.stepper.saved()
 
@@ -348,7 +361,26 @@ class Run:
 def _outcome(result: Minimization) -> str:
     if result.converged:
         return f"converged within {result.iterations} iterations" if result.iterations else "not needed"
-    return f"not converged after {result.iterations} iterations (the run goes on)"
+    why = "no lower energy in this precision" if result.exhausted else "the run goes on"
+    return f"not converged after {result.iterations} iterations ({why})"
+
+
+def _fall(result: Minimization) -> str:
+    before, after = (force / EV_PER_ANGSTROM_TO_KJ_MOL_NM for force in (result.force_before, result.force_after))
+    return (
+        f"energy {result.energy_before:.3f} -> {result.energy_after:.3f} kJ/mol, largest force {before:.4f} -> "
+        f"{after:.4f} eV/A, {result.seconds:.1f} s"
+    )
+
+
+def _after_minimum(ensemble: str, temperature: float, friction: float | None) -> str:
+    """What to expect of the first temperatures: the potential energy of a minimum takes its half of the kinetic."""
+    if ensemble == "nve":
+        return f"from a minimum, at constant energy, the temperature settles near half of {temperature:g} K"
+    return (
+        f"from a minimum the temperature first falls to about half; the thermostat brings it to {temperature:g} K in "
+        f"about 1/friction = {1.0 / friction:g} ps"
+    )
 
 
 class _EveryFewSeconds:

@@ -1,4 +1,4 @@
-"""From a System to the end of a run: platform, Simulation, minimisation, velocities, and the loop over steps."""
+"""From a System to the end of a run: platform, Simulation, and the loop over steps."""
 
 import logging
 import math
@@ -8,18 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import app
 
-from mace_md.errors import InputError, SafetyStop
+from mace_md.errors import InputError
 from mace_md.md.dynamics.integrators import Dynamics
 from mace_md.md.dynamics.rpmd import step_function
 from mace_md.md.watch.finite import numbers_stay_finite
-from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM
 
 log = logging.getLogger("mace_md")
 
 LONGEST_SILENCE = 0.5  # s; signals and the clock are looked at this often
-ROUND_OF_ITERATIONS = 20
 WARM_UP_EVALUATIONS = 3
 GPU_PLATFORMS = ("CUDA", "HIP", "OpenCL")
 
@@ -125,84 +123,6 @@ def make_simulation(
         simulation.context.setPeriodicBoxVectors(*vectors)
     simulation.context.setPositions(positions)
     return simulation
-
-
-@dataclass(frozen=True)
-class Minimization:
-    """What a minimisation did: potential energies (kJ/mol), largest force on an atom (kJ/mol/nm), iterations."""
-
-    energy_before: float
-    energy_after: float
-    force_before: float
-    force_after: float
-    iterations: int
-    converged: bool
-    seconds: float
-
-
-def minimize(
-    simulation: app.Simulation,
-    *,
-    tolerance: float,
-    max_iterations: int,
-    stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Minimization:
-    """Minimise by OpenMM's L-BFGS to a root-mean-square force of `tolerance` (kJ/mol/nm), or `max_iterations`.
-
-    It runs in rounds, between which `stop()` is asked and `progress` gets a line with the energy and the largest force.
-    OpenMM's own MinimizationReporter cannot be used: with one, OpenMM keeps Python's lock while it evaluates forces,
-    and torch refuses to differentiate under that lock. A max_iterations of 0 is no limit.
-    """
-    start = time.perf_counter()
-    before = now = _Point.of(simulation)
-    done = 0
-    while now.rms_force > tolerance and not stop():
-        count = ROUND_OF_ITERATIONS if max_iterations == 0 else min(ROUND_OF_ITERATIONS, max_iterations - done)
-        if count <= 0:
-            break
-        with numbers_stay_finite("minimisation"):
-            openmm.LocalEnergyMinimizer.minimize(simulation.context, tolerance, count)
-        last, now = now, _Point.of(simulation)
-        done += count
-        progress(
-            f"minimise: after {done} iterations energy {now.energy:.3f} kJ/mol, largest force "
-            f"{now.largest_force / EV_PER_ANGSTROM_TO_KJ_MOL_NM:.4f} eV/A"
-        )
-        if not now.energy < last.energy:  # the line search found nothing lower: as low as this precision resolves
-            break
-    return Minimization(
-        before.energy,
-        now.energy,
-        before.largest_force,
-        now.largest_force,
-        done,
-        now.rms_force <= tolerance,
-        time.perf_counter() - start,
-    )
-
-
-@dataclass(frozen=True)
-class _Point:
-    energy: float  # kJ/mol
-    largest_force: float  # on an atom, kJ/mol/nm
-    rms_force: float  # of the components, kJ/mol/nm
-
-    @classmethod
-    def of(cls, simulation: app.Simulation) -> "_Point":
-        state = simulation.context.getState(energy=True, forces=True)
-        energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-        forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
-        if not (math.isfinite(energy) and np.isfinite(forces).all()):
-            raise SafetyStop(
-                "the energy or the forces of the structure are not finite numbers. Atoms may overlap: see the closest "
-                "contact above; or the model is far from what it was trained on."
-            )
-        system = simulation.system
-        mobile = [system.getParticleMass(i)._value > 0 for i in range(system.getNumParticles())]
-        forces = forces[mobile]  # whatever acts on atoms that are held still
-        largest = float(np.linalg.norm(forces, axis=1).max())
-        return cls(energy, largest, float(np.sqrt((forces**2).mean())))
 
 
 def warm_up(simulation: app.Simulation) -> None:

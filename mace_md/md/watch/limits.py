@@ -27,14 +27,15 @@ class Limits:
     """What the watch takes for physics.
 
     max_force : eV/A on an atom. max_temperature : K, or None for the default at `temperature`.
-    closest_contact : of the sum of the covalent radii. bond_break, small_box : "warn", "stop" or "ignore".
+    closest_contact : of the sum of the covalent radii. bond_break, small_box : "warn", "stop" or
+    "ignore"; bond_break may be "auto", which stops for stated bonds and warns of those found by distance.
     """
 
     temperature: float
     max_force: float = 50.0
     max_temperature: float | None = None
     closest_contact: float = 0.5
-    bond_break: str = "warn"
+    bond_break: str = "auto"
     small_box: str = "warn"
 
 
@@ -81,12 +82,13 @@ class ContactLimits:
 
 
 class Bonds:
-    """The bonds of the start, and which of them broke."""
+    """The bonds of the start, which of them somebody stated (all by default), and which broke."""
 
-    def __init__(self, pairs: np.ndarray, numbers: np.ndarray) -> None:
+    def __init__(self, pairs: np.ndarray, numbers: np.ndarray, stated: np.ndarray | None = None) -> None:
         from ase.data import covalent_radii
 
         self.pairs = np.asarray(pairs, dtype=int).reshape(-1, 2)
+        self.stated = np.ones(len(self.pairs), dtype=bool) if stated is None else np.asarray(stated, dtype=bool)
         radii = covalent_radii[numbers][self.pairs].sum(axis=1)
         self._limits = np.maximum(BROKEN_BOND * radii, radii + BOND_TOLERANCE) * ANGSTROM_TO_NM
         self._squares = self._limits**2

@@ -52,7 +52,8 @@ class Finding:
 class Watch:
     """Looks at one simulation; `look` is its event. Raises SafetyStop, after it wrote the last good and the bad frame.
 
-    `r_max` : cutoff of the model, A. `bonds` : [n_bonds, 2], of the start.
+    `r_max` : cutoff of the model, A. `bonds` : [n_bonds, 2], of the start; `stated` : which of them were not found by
+    distance, all by default.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Watch:
         limits: Limits,
         *,
         bonds: np.ndarray,
+        stated: np.ndarray | None = None,
         num_dof: int,
         timestep: float,
         r_max: float | None = None,
@@ -78,7 +80,7 @@ class Watch:
         self._num_dof, self._r_max = num_dof, r_max
         self._periodic = simulation.topology.getPeriodicBoxVectors() is not None
         self._contacts = ContactLimits(self._names.numbers, limits.closest_contact)
-        self._bonds = Bonds(bonds, self._names.numbers) if limits.bond_break != "ignore" else None
+        self._bonds = Bonds(bonds, self._names.numbers, stated) if limits.bond_break != "ignore" else None
         self._box_was_wide: bool | None = None
         self._good_box: np.ndarray | None = None  # looked at already
         self._good: Snapshot | None = None
@@ -126,6 +128,17 @@ class Watch:
             self.check_forces(context.getState(forces=True), step)
         self.timings["looks"] += 1
         self.timings["seconds"] += self._clock() - begin
+
+    def judge_minimum(self, start: Snapshot) -> None:
+        """Refuse a minimum in which bonds of the `start` are broken, unless --bond-break says to go on."""
+        if self.limits.bond_break not in ("auto", "stop"):
+            return
+        state = self._simulation.context.getState(positions=True, velocities=True)
+        minimum = Snapshot.of(state, start.step, self._periodic)
+        broken, lengths = self._bonds.newly_broken(minimum.positions, minimum.box)
+        if len(broken):
+            self._good, text = start, self._broken_text(broken, lengths)
+            raise SafetyStop(f"minimisation: {text}. {self._saved(minimum, text)} {_REMEDY_MINIMUM}")
 
     def check_forces(self, state: openmm.State, step: int) -> None:
         """Check a State that holds forces, and the energy where it holds one."""
@@ -240,18 +253,23 @@ class Watch:
         new, lengths = self._bonds.newly_broken(snapshot.positions, snapshot.box)
         if not len(new):
             return []
-        texts = [
-            f"the bond {self._names.one(i)} - {self._names.one(j)} broke: {length * NM_TO_ANGSTROM:.2f} A"
-            for (i, j), length in zip(self._bonds.pairs[new].tolist(), lengths, strict=True)
-        ]
-        if self.limits.bond_break == "stop":
-            return [Finding(texts[0] + _more(len(texts) - 1, "bond"), _REMEDY_BOND)]
+        fatal = {"stop": True, "auto": self._bonds.stated[new].any()}.get(self.limits.bond_break, False)
+        if fatal:
+            return [Finding(self._broken_text(new, lengths), _REMEDY_BOND)]
+        texts = [self._broken_text(new[[k]], lengths[[k]]) for k in range(len(new))]
         named_before = int(self._bonds.broken.sum()) - len(new)
         for text in texts[: max(BONDS_NAMED - named_before, 0)]:
             log.warning("warning: step %d: %s", snapshot.step, text)
         if named_before < BONDS_NAMED <= named_before + len(new):
             log.warning("warning: further broken bonds are counted, and no longer named (--bond-break stop ends a run)")
         return []
+
+    def _broken_text(self, broken: np.ndarray, lengths: np.ndarray) -> str:
+        """The first of these bonds, a stated one where there is one, and how many more; lengths in nm."""
+        first = int(np.argmax(self._bonds.stated[broken]))
+        i, j = self._bonds.pairs[broken[first]].tolist()
+        text = f"the bond {self._names.one(i)} - {self._names.one(j)} broke: {lengths[first] * NM_TO_ANGSTROM:.2f} A"
+        return text + _more(len(broken) - 1, "bond")
 
     def _box(self, snapshot: Snapshot) -> list[Finding]:
         if snapshot.box is None or (self._good_box is not None and (snapshot.box == self._good_box).all()):
@@ -336,7 +354,15 @@ _REMEDY_HOT = (
     "Minimise first (--minimize), take a shorter --timestep, or look whether the model knows this chemistry; "
     "--max-temperature raises the limit."
 )
-_REMEDY_BOND = "If a reaction is what you look for, run with --bond-break warn."
+_REMEDY_BOND = (
+    "The model may not know this chemistry, or the --timestep be too long. If a reaction is what you look for, run "
+    "with --bond-break warn."
+)
+_REMEDY_MINIMUM = (
+    "On the way down from this start the model sees no barrier to another molecule. Look at the start (its bonds, "
+    "contacts, hydrogens, charge), at forces of your own, and whether the model knows this chemistry; --no-minimize "
+    "starts from the structure as it is, --bond-break warn goes on from here."
+)
 _REMEDY_BOX = "Check the --pressure, the starting density, and whether the model is fit for this state."
 _REMEDY_SMALL_BOX = (
     "Every image inside the cutoff is counted, so that the forces stay right; but the atoms feel their own images. Use "

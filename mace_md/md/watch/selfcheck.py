@@ -5,10 +5,17 @@
 
 Limits. Forces: `force_limit` on each component, plus 1e-5 of the largest force, since float32 carries seven digits and
 a badly packed start has forces of 100 eV/A. Energy: `energy_limit` an atom. Slopes: ten times the force limit, because
-the difference of two float32 energies 0.02 A apart resolves about 1e-3 eV/A.
+the difference of two float32 energies 0.02 A apart resolves about 1e-3 eV/A. Where model and positions are float64, all
+of this is a hundred times less.
+
+A slope over a finite step is not the derivative: for CO, over 0.01 A, it is off by 3.5e-2 eV/A. So a slope that
+deviates is taken again over half the step, and again, with what halving says about the error taken out (Richardson,
+Phil. Trans. R. Soc. A 210, 307 (1911)), until it agrees, or no longer changes: then the force is wrong.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import openmm
@@ -20,9 +27,11 @@ from mace_md.model.graph import single_graph
 from mace_md.ops.neighbor_list import neighbor_list
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
-RELATIVE_FORCE_LIMIT = 1e-5
+FORCE_LIMIT, RELATIVE_FORCE_LIMIT = 1e-3, 1e-5  # eV/A; of the largest force
+FINER_IN_FLOAT64 = 0.01
 SLOPE_LIMIT_FACTOR = 10.0
-DISPLACEMENT = 0.01  # A; error of the five-point formula about 1e-5 eV/A for a stretched bond
+DISPLACEMENT = 0.01  # A, the longest step; error of the five-point formula 1e-5 eV/A in a C-C, 4e-2 in a C-O bond
+MOST_HALVINGS = 5  # 0.0003 A: shorter steps resolve nothing in float32
 NUM_PROBES = 3
 # Plain PyTorch in float64 keeps about this many tensors of a message's size, (max_ell + 1)^2 numbers a channel for
 # each edge, until the derivative is taken. What does not fit into the memory given here is compared piece by piece.
@@ -84,15 +93,20 @@ def check_forces(
     model: torch.nn.Module | None,
     atomic_numbers: list[int],
     *,
-    force_limit: float,
     energy_limit: float,
+    force_limit: float | None = None,
+    float64: bool = False,
     groups: set[int] | int = -1,
 ) -> SelfCheck:
     """Compare the force in `context`, at its present positions, with `model` in float64 and with energy differences.
 
-    force_limit eV/A; energy_limit meV/atom; `groups` the force groups of the model, all by default. Without a `model`
-    only the energy differences are taken. The context is left where it was.
+    force_limit eV/A; energy_limit meV/atom; float64 : the force of the context computes in float64, from float64
+    positions; `groups` the force groups of the model, all by default. Without a `model` only the energy differences are
+    taken. The context is left where it was.
     """
+    finer = FINER_IN_FLOAT64 if float64 else 1.0
+    relative = finer * RELATIVE_FORCE_LIMIT
+    force_limit = finer * FORCE_LIMIT if force_limit is None else force_limit
     state = context.getState(positions=True, forces=True, energy=True, groups=groups)
     positions = np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
     forces = np.array(state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer))
@@ -113,18 +127,19 @@ def check_forces(
         else:
             compared = probes
             expected = np.stack([reference.force_on(int(probe)) for probe in probes])
-    slope_deviation, num_slopes = _slopes(context, positions, forces, probes, groups)
     largest = float(sizes.max())
+    slope_allowed = SLOPE_LIMIT_FACTOR * (force_limit + relative * largest)
+    slope_deviation, num_slopes = _slopes(context, positions, forces, probes, groups, slope_allowed)
     return SelfCheck(
         num_atoms=len(positions),
         num_compared=len(compared),
         largest_force=largest,
         force_deviation=_largest(forces[compared] - expected),
-        force_allowed=force_limit + RELATIVE_FORCE_LIMIT * largest,
+        force_allowed=force_limit + relative * largest,
         energy_deviation=energy_deviation,
         energy_allowed=energy_limit / 1000 * len(positions),
         slope_deviation=slope_deviation,
-        slope_allowed=SLOPE_LIMIT_FACTOR * (force_limit + RELATIVE_FORCE_LIMIT * largest),
+        slope_allowed=slope_allowed,
         num_slopes=num_slopes,
     )
 
@@ -151,7 +166,9 @@ def _probes(sizes: np.ndarray) -> np.ndarray:
     return np.unique(order[[n - 1, n // 2, n // 3]])[:NUM_PROBES]
 
 
-def _slopes(context, positions: np.ndarray, forces: np.ndarray, probes: np.ndarray, groups) -> tuple[float, int]:
+def _slopes(
+    context, positions: np.ndarray, forces: np.ndarray, probes: np.ndarray, groups, allowed: float
+) -> tuple[float, int]:
     """Largest deviation of -dE/ds from the force, along the force of each probe and along all forces at once."""
     directions = []
     for probe in probes:
@@ -167,21 +184,48 @@ def _slopes(context, positions: np.ndarray, forces: np.ndarray, probes: np.ndarr
     worst = 0.0
     try:
         for direction, scale in directions:
-            slope = -_derivative(context, positions, direction, groups)
-            worst = max(worst, _largest(np.array(slope - (forces * direction).sum())) / scale)
+            energy = _energy_along(context, positions, direction, groups)
+            worst = max(worst, _deviation(energy, float((forces * direction).sum()), allowed * scale) / scale)
     finally:
         context.setPositions(positions)
     return worst, len(directions)
 
 
-def _derivative(context, positions: np.ndarray, direction: np.ndarray, groups) -> float:
-    """dE/ds in eV/A along `direction` by the five-point formula, whose error falls as the fourth power of the step."""
-    energies = {}
-    for k in (-2, -1, 1, 2):
-        context.setPositions(positions + k * DISPLACEMENT / NM_TO_ANGSTROM * direction)
+def _energy_along(context, positions: np.ndarray, direction: np.ndarray, groups) -> Callable[[float], float]:
+    """The energy (eV) at so many A along `direction`."""
+
+    @cache
+    def energy(distance: float) -> float:
+        context.setPositions(positions + distance / NM_TO_ANGSTROM * direction)
         state = context.getState(energy=True, groups=groups)
-        energies[k] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / EV_TO_KJ_MOL
-    return (8 * (energies[1] - energies[-1]) - (energies[2] - energies[-2])) / (12 * DISPLACEMENT)
+        return state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / EV_TO_KJ_MOL
+
+    return energy
+
+
+def _deviation(energy: Callable[[float], float], force: float, allowed: float) -> float:
+    """How far -dE/ds is from `force` (eV/A), with steps as short as it takes to be within `allowed`, or to be sure.
+
+    The slope that counts is the one that changed least when the step was halved: before it, the step is too long,
+    after it, the rounding of the energies grows.
+    """
+    last = _five_point(energy, DISPLACEMENT)
+    deviation = _largest(np.array(last + force))
+    change = np.inf
+    for halvings in range(1, MOST_HALVINGS + 1):
+        if deviation <= allowed:
+            break
+        slope = _five_point(energy, DISPLACEMENT / 2**halvings)
+        if abs(slope - last) < change:
+            change = abs(slope - last)
+            deviation = _largest(np.array((16 * slope - last) / 15 + force))  # the error falls as the fourth power
+        last = slope
+    return deviation
+
+
+def _five_point(energy: Callable[[float], float], step: float) -> float:
+    """dE/ds in eV/A at 0; the error falls as the fourth power of the step (A)."""
+    return (8 * (energy(step) - energy(-step)) - (energy(2 * step) - energy(-2 * step))) / (12 * step)
 
 
 class _Reference:

@@ -29,6 +29,9 @@ class Contents:
     symmetry : space group of which the atoms are the asymmetric unit only; empty when they fill the cell.
     text : the PDB or mmCIF file itself, for what it says about the sequence; empty for other formats.
     hydrogens_known : the bond orders say that no hydrogen is missing.
+    fixed : [n_atoms, 3] bool, the coordinates that the file holds still; None where it says nothing of that.
+    velocities : [n_atoms, 3] nm/ps, or None.
+    guessed : bonds of the topology, as pairs of atoms, that were found by distance and stated by no file.
     """
 
     path: Path
@@ -42,6 +45,9 @@ class Contents:
     symmetry: str = ""
     text: str = ""
     hydrogens_known: bool = False
+    fixed: np.ndarray | None = None
+    velocities: np.ndarray | None = None
+    guessed: frozenset[tuple[int, int]] = frozenset()
 
 
 def frame_index(path: Path, frame: int | None, num_frames: int) -> int:

@@ -5,6 +5,7 @@ Model. 60, 2044, 2020) and relaxed with MMFF94 (Halgren, J. Comput. Chem. 17, 49
 lacks parameters.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,9 @@ def _embed(smiles: str, molecule, seed: int) -> str:
     parameters = rdDistGeom.ETKDGv3()
     parameters.randomSeed = seed % (2**31 - 1)
     parameters.maxIterations = MOST_EMBED_ATTEMPTS
+    crowded = _spread_neighbours(molecule)
+    if crowded is not None:
+        parameters.SetBoundsMat(crowded)
     if rdDistGeom.EmbedMolecule(molecule, parameters) != 0:
         parameters.useRandomCoords = True
         if rdDistGeom.EmbedMolecule(molecule, parameters) != 0:
@@ -162,6 +166,33 @@ def _embed(smiles: str, molecule, seed: int) -> str:
         rdForceFieldHelpers.UFFOptimizeMolecule(molecule, maxIters=RELAX_STEPS)
         return f"{how}, relaxed with UFF (MMFF94 lacks parameters)"
     return f"{how}, not relaxed (neither MMFF94 nor UFF has parameters)"
+
+
+def _spread_neighbours(molecule) -> np.ndarray | None:
+    """RDKit's limits of distances, with the neighbours of an atom that has five or more kept a right angle apart.
+
+    RDKit knows angles for up to four of them, and would put the fluorine atoms of SF6 on top of each other. None where
+    there is no such atom.
+    """
+    from rdkit import DistanceGeometry
+    from rdkit.Chem import rdDistGeom
+
+    crowded = [atom for atom in molecule.GetAtoms() if atom.GetDegree() >= 5]
+    if not crowded:
+        return None
+    bounds = rdDistGeom.GetMoleculeBoundsMatrix(molecule)  # the largest above the diagonal, the least below
+    for atom in crowded:
+        centre, ends = atom.GetIdx(), [end.GetIdx() for end in atom.GetNeighbors()]
+        lengths = {end: (bounds[end, centre] + bounds[centre, end]) / 2 for end in ends}
+        for end in ends:
+            low, high = max(centre, end), min(centre, end)
+            bounds[low, high], bounds[high, low] = lengths[end] - 0.005, lengths[end] + 0.005
+        for i, j in itertools.combinations(sorted(ends), 2):
+            bounds[i, j] = 1.005 * (lengths[i] + lengths[j])
+            share = 0.99 if len(ends) < 7 else 0.8  # of a right angle, as seven and more do not have it
+            bounds[j, i] = share * np.hypot(lengths[i], lengths[j])
+    DistanceGeometry.DoTriangleSmoothing(bounds)
+    return bounds
 
 
 def _side_by_side(fragments, seed: int):

@@ -12,7 +12,8 @@ from mace_md.md.system import make_system
 from mace_md.md.watch import selfcheck
 from mace_md.model.build import build_model
 from mace_md.model.reading.checkpoint import load_model, save_model
-from mace_md.structures.structure import read_structure
+from mace_md.structures.formats.molfile import from_smiles
+from mace_md.structures.structure import assemble, read_structure
 from mace_md.units import EV_TO_KJ_MOL
 
 LIMITS = {"force_limit": 1e-3, "energy_limit": 0.1}
@@ -148,3 +149,35 @@ def test_energy_deviation_is_per_atom(disordered, strong_model):
     found = check(disordered, load_model(strong_model, dtype="float64"), force, constant)
     assert found.failure() == "the energy"
     assert 1000 * found.energy_deviation / 24 == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("smiles", "stretch"), [("[C-]#[O+]", 1.0), ("C#C", 1.0), ("C#N", 1.04)])
+def test_slopes_of_stiff_bonds_converge(smiles, stretch, dtype):
+    """Over 0.01 A the slope of the energy of CO is off by 3.5e-2 eV/A; the force is right, and is not refused."""
+    structure = assemble(from_smiles(smiles, seed=1))
+    structure.positions[:] *= stretch
+    force = make_force(structure.topology, load_model("mace-md-small", dtype=dtype))
+    model, float64 = load_model("mace-md-small", dtype="float64"), dtype == "float64"
+    found = selfcheck.check_forces(
+        context_of(structure, force), model, structure.atomic_numbers, energy_limit=0.1, float64=float64
+    )
+    assert found.failure() is None
+    assert found.slope_deviation < (1e-2 if dtype == "float32" else 1e-4)
+
+
+@pytest.mark.parametrize(("factor", "dtype"), [(1.01, "float32"), (1.01, "float64"), (1.0001, "float64")])
+@pytest.mark.parametrize("without_model", [False, True])
+def test_planted_errors_are_found(factor, dtype, without_model):
+    """Forces of `factor` times the slope of the energy, of a stiff molecule: by the model, and by the slopes alone."""
+    structure = assemble(from_smiles("C#N", seed=1))
+    structure.positions[:] *= 1.05
+    model = load_model("mace-md-small", dtype="float64")
+    same = load_model("mace-md-small", dtype=dtype)
+    right = context_of(structure, make_force(structure.topology, same)).getState(forces=True).getForces(asNumpy=True)
+    planted = (factor - 1.0) * np.array(right._value)
+    context = context_of(structure, make_force(structure.topology, same), openmm.PythonForce(lambda _: (0.0, planted)))
+    reference, float64 = None if without_model else model, dtype == "float64"
+    found = selfcheck.check_forces(context, reference, structure.atomic_numbers, energy_limit=0.1, float64=float64)
+    assert "the slopes of the energy" in found.failure()
+    assert without_model or "the forces" in found.failure()
