@@ -191,7 +191,7 @@ def test_broken_bond_stops_where_asked(make_run):
 
 
 def test_broken_bond_is_said_once_and_the_run_goes_on(make_run, caplog):
-    run = begun(make_run, max_force=1000, max_temperature=1e5, safety_interval=1, steps=10)
+    run = begun(make_run, max_force=1000, max_temperature=1e5, safety_interval=1, steps=10, bond_break="warn")
     break_first_bond(run)
     with caplog.at_level("INFO", logger="mace_md"):
         run.produce()
@@ -199,6 +199,39 @@ def test_broken_bond_is_said_once_and_the_run_goes_on(make_run, caplog):
     assert len(said) == 1
     assert "safety: 1 of the 54 bonds of the starting structure broke" in caplog.text
     assert run.simulation.context.getStepCount() == 10
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_by_default_bonds_that_somebody_stated_stop_a_run(make_run, water, stated, caplog):
+    water.molecules.stated[:] = stated
+    run = begun(make_run, max_force=1000, max_temperature=1e5, safety_interval=1, steps=10)
+    break_first_bond(run)
+    if stated:
+        stopped(run, r"the bond atom 2 \(H1, HOH 1\) - atom 1 \(O, HOH 1\) broke: 1\.56 A")
+    else:
+        run.produce()
+        assert caplog.text.count(" broke: ") == 1
+
+
+@pytest.mark.parametrize("bond_break", ["auto", "stop", "warn"])
+def test_minimum_with_a_broken_bond_is_refused(make_run, water, bond_break, caplog):
+    """However the bond was found: here one between molecules, which their repulsion opens on the way down."""
+    molecules = water.molecules
+    ends = np.array([[0, 3]])
+    pairs, stated = np.concatenate([molecules.bonds, ends]), np.concatenate([molecules.stated, [False]])
+    object.__setattr__(molecules, "bonds", pairs)
+    object.__setattr__(molecules, "stated", stated)
+    water.positions[3:6] += water.positions[0] - water.positions[3] + [0.0, 0.0, 0.13]  # O-O of 1.3 A: a bond
+    going = {"minimize": True, "minimize_iterations": 500, "minimize_tolerance": 0.01, "max_force": 1e4, "steps": 0}
+    run = make_run(bond_break=bond_break, **going)
+    if bond_break == "warn":
+        run.begin()
+        assert "warning: step 0: the bond atom 1 (O, HOH 1) - atom 4 (O, HOH 2) broke" in caplog.text
+        return
+    with pytest.raises(SafetyStop, match=r"minimisation: the bond atom 1 .*--no-minimize .* --bond-break warn"):
+        run.begin()
+    assert len(ase.io.read(run.folder / "stop_step0.extxyz", ":")) == 2  # the start and the minimum
+    assert not (run.folder / "checkpoint.chk").exists()
 
 
 def test_bonds_can_be_ignored(make_run, caplog):
