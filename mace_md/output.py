@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,23 @@ from mace_md.errors import InputError
 
 LOCK = ".mace-md.lock"  # holds the id of the process that has the folder, and the name of its machine
 _PID_WAIT = 0.5  # s; the holder writes its id just after it has the lock
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+@contextmanager
+def room_explained(where: Path, advice: Callable[[], str]) -> Iterator[None]:
+    """Turn a full (or read-only) disk into an InputError with the path and, from `advice`, what is safe and what to do.
+
+    Other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        reason = error.strerror or str(error)
+        raise InputError(f"{error.filename or where}: cannot be written ({reason}); {advice()}.") from error
 
 
 def content_of(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -130,8 +131,29 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically; paths become text, tuples and sets lists, arrays nested lists."""
-    write_atomically(path, json.dumps(content, indent=2, default=_as_json) + "\n")
+    """Write `content` as indented JSON, atomically; paths become text, tuples and sets lists, arrays nested lists.
+
+    Numbers that are not finite become null, since JSON has none.
+    """
+    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON: dictionaries, lists, text, numbers that are finite, true, false and null."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {_key(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return _finite(_as_json(value))
+
+
+def _key(key: Any) -> Any:
+    """What JSON takes as a key."""
+    return key if key is None or isinstance(key, (str, bool, int, float)) else str(key)
 
 
 def _as_json(value: Any) -> Any:

@@ -15,6 +15,7 @@ from ase.data import chemical_symbols
 from mace_md.config import EvaluateConfig
 from mace_md.errors import InputError
 from mace_md.model.reading.checkpoint import load_model
+from mace_md.output import room_explained
 from mace_md.provenance import collect_provenance, write_json
 from mace_md.training.checks import check_data
 from mace_md.training.comparison import QUANTITIES, Comparison, Errors, compare, join
@@ -22,6 +23,7 @@ from mace_md.training.data import Configuration, LabelFormat, read_configuration
 from mace_md.training.labelling import Labeller, elements_of
 from mace_md.training.parity import plot_parity
 from mace_md.training.processes import device_of
+from mace_md.training.stress_checks import compare_with_model
 
 log = logging.getLogger("mace_md")
 _COLUMNS = (  # of the table: quantity, statistic, heading
@@ -52,6 +54,7 @@ def main(config: EvaluateConfig) -> int:
     results, isolated = {}, {}
     for name, data in sets.items():
         data, atoms = take_isolated_atoms(data)
+        log.info("%s: %d frames compared, %d of isolated atoms", name, len(data), len(atoms))
         isolated |= {int(c.atomic_numbers[0]): (c.energy, predicted.energy) for c, predicted in
                      zip(atoms, labeller(atoms), strict=True)}  # fmt: skip
         if len(data):
@@ -61,7 +64,8 @@ def main(config: EvaluateConfig) -> int:
     whole = join(list(results.values()))
     for line in report(results, whole, isolated):
         log.info("%s", line)
-    _write(config, targets, results, whole, isolated, labeller)
+    with room_explained(config.output, lambda: "make room, or give another --output, and repeat the command"):
+        _write(config, targets, results, whole, isolated, labeller)
     return 0
 
 
@@ -82,7 +86,9 @@ def _targets(config: EvaluateConfig) -> dict[str, Path]:
     targets = {"errors": config.output / "errors.json"}
     if config.plots:
         for name in _named(config.data):
-            targets[name] = config.output / f"parity-{name.replace('/', '-').strip('-')}.png"
+            for suffix in ("png", "svg"):
+                file = f"parity-{name.replace('/', '-').strip('-')}.{suffix}"
+                targets[f"{name}, {suffix}"] = config.output / file
     existing = [str(path) for path in targets.values() if path.exists()]
     if existing and not config.force:
         raise InputError(f"{existing[0]} exists. Give another --output, or --force to replace it.")
@@ -97,7 +103,10 @@ def _labelled(
     frames, _ = take_isolated_atoms(data)
     present = [label for label in ("energy", "forces") if any(getattr(c, label) is not None for c in frames)]
     if len(frames) and not present:
-        raise InputError(f"{path}: no energies and no forces in it. Name their keys: --energy-key, --forces-key.")
+        hint = "" if frames[0].source is None else frames[0].source.hint("energy") + frames[0].source.hint("forces")
+        raise InputError(
+            f"{path}: no energies and no forces in it.{hint or ' Name their keys: --energy-key, --forces-key.'}"
+        )
     known = model.atomic_numbers.tolist()
     if len(frames):
         remarks = check_data(
@@ -107,7 +116,8 @@ def _labelled(
             log.warning("warning: %s", remark)
     for label in ("energy", "forces"):
         if len(frames) and label not in present:
-            log.info("%s: no %s in it", path, {"energy": "energies"}.get(label, label))
+            hint = "" if frames[0].source is None else frames[0].source.hint(label)
+            log.warning("%s: no %s in it%s", path, {"energy": "energies"}.get(label, label), hint and f".{hint}")
     return data
 
 
@@ -185,12 +195,18 @@ def _remarks(whole: Comparison, isolated: dict[int, tuple[float | None, float]])
         lines.append(
             f"largest error of a force: {size:.1f} meV/A, {file} frame {number}, atom {atom} ({element}), from 0"
         )
-    energy = errors.get("energy_per_atom")
-    if energy is not None and energy.count > 1 and abs(energy.mean) > 0.9 * energy.rmse and energy.rmse > 5.0:
+    constant = whole.constant()
+    if constant is not None:
+        energy = errors["energy_per_atom"]
         lines.append(
-            f"energies: {energy.mean:+.1f} meV/atom of the error is a constant, as between levels of theory or with "
-            f"other E0s; without it the RMSE is {np.sqrt(max(0.0, energy.rmse**2 - energy.mean**2)):.3f} meV/atom"
+            f"energies: {constant:+.1f} meV/atom of the error is a constant, as between levels of theory or with "
+            f"other E0s; without it the RMSE is {np.sqrt(max(0.0, energy.rmse**2 - constant**2)):.3f} meV/atom"
         )
+    lines += [f"{name}: {count} rows with a label are left out, to which the model gives no finite number"
+              for name, count in whole.left_out().items()]  # fmt: skip
+    doubt = compare_with_model(*whole.stress)
+    if doubt is not None:
+        lines.append(f"stress: {doubt}")
     for z, (label, predicted) in sorted(isolated.items()):
         if label is not None:
             lines.append(
@@ -220,9 +236,8 @@ def _write(config: EvaluateConfig, targets, results, whole, isolated, labeller: 
     write_json(targets["errors"], content)
     if config.plots:
         for name, comparison in results.items():
-            plot_parity(
-                comparison, targets[name], f"{Path(config.model).name} on {name}, {len(comparison)} configurations"
-            )
+            title = f"{Path(config.model).name} on {name}, {len(comparison)} configurations"
+            plot_parity(comparison, [targets[f"{name}, {suffix}"] for suffix in ("png", "svg")], title)
     log.info("written: %s", ", ".join(str(path) for path in targets.values()))
 
 
@@ -232,6 +247,7 @@ def _as_json(comparison: Comparison) -> dict:
 
     return {
         "configurations": len(comparison),
+        "left_out": comparison.left_out(),
         "atoms": int(comparison.num_atoms.sum()),
         "errors": plain(comparison.errors()),
         "by_config_type": {name: plain(errors) for name, errors in comparison.by_config_type().items()},

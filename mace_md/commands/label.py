@@ -13,6 +13,7 @@ import torch
 from mace_md.config import LabelConfig
 from mace_md.errors import InputError
 from mace_md.model.reading.checkpoint import load_model
+from mace_md.output import room_explained
 from mace_md.training.configuration import Configuration
 from mace_md.training.geometries import named, read_geometries
 from mace_md.training.labelling import Labeller, elements_of
@@ -36,7 +37,8 @@ def main(config: LabelConfig) -> int:
     log.info("licence: %s; level of theory: %s", info.licence, info.level_of_theory)
     start, dropped = time.perf_counter(), []
     labelled = _kept(_with_progress(labeller(geometries), len(geometries), config.quiet), config, dropped)
-    written = write_configurations(labelled, config.output, config.force)
+    with room_explained(config.output, lambda: "nothing was written: make room, or give another --output, and repeat"):
+        written = write_configurations(labelled, config.output, config.force)
     seconds = time.perf_counter() - start
     if dropped:
         log.info("left out: %d geometries with a force above %g eV/A", len(dropped), config.largest_force)

@@ -107,9 +107,24 @@ def _show_file(path: Path) -> None:
             "radial": f"{config.num_bessel} {config.radial_type}, transform {config.distance_transform}",
             "ZBL repulsion": "yes" if config.pair_repulsion else "no",
             "precision": info.dtype,
-            **{f"trained with {key}": value for key, value in provenance.items()},
+            **{f"trained with {key}": _in_words(key, value) for key, value in provenance.items()},
         }
     )
+
+
+def _in_words(key: str, value: object) -> str:
+    """Something of a model's provenance as text; texts of several lines begin on a line of their own."""
+    if isinstance(value, dict):
+        parts = [f"{name} {_in_words('', inner)}" for name, inner in value.items()]
+        if key == "data":
+            parts = [f"{name} (SHA-256 {str(inner)[:12]}...)" for name, inner in value.items()]
+        return ", ".join(parts)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_in_words("", inner) for inner in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = "none" if value is None else str(value).strip()
+    return "\n" + "\n".join(f"    {line}" for line in text.splitlines()) if "\n" in text else text
 
 
 def _print_table(rows: dict) -> None:

@@ -17,7 +17,7 @@ from mace_md.model.descriptors import descriptor_statistics
 from mace_md.model.mace import MACE
 from mace_md.model.reading.checkpoint import describe_model, load_model, save_model
 from mace_md.options.declare import fixed_options
-from mace_md.output import held_folder, held_log, open_folder, refuse_content
+from mace_md.output import held_folder, held_log, open_folder, refuse_content, room_explained
 from mace_md.provenance import collect_provenance, sha256_of, versions, write_atomically, write_json
 from mace_md.stopping import StopRequest
 from mace_md.training.batches import iterate_batches
@@ -25,7 +25,7 @@ from mace_md.training.finetuning import REPLAY_HEAD, report_replay
 from mace_md.training.optimizer import freeze_parts
 from mace_md.training.preparation import Start, TrainingData, origin_of, prepare, read_training_data
 from mace_md.training.processes import Processes, device_of, joined_processes
-from mace_md.training.report import MetricsTable, ProgressBar, describe, draw_learning_curve
+from mace_md.training.report import MetricsTable, ProgressBar, describe, draw_learning_curve, errors_in_words
 from mace_md.training.trainer import EpochRecord, Trainer
 
 log = logging.getLogger("mace_md")
@@ -37,6 +37,18 @@ FRAMES_DESCRIBED = 2000  # training frames of which a model file keeps the stati
 
 def main(config: TrainConfig) -> int:
     """Train as `config` says; 0 when it is done. Raises InputError, SafetyStop or CleanStop."""
+    with room_explained(config.output, lambda: _what_is_safe(config)):
+        return _main(config)
+
+
+def _what_is_safe(config: TrainConfig) -> str:
+    folders = [config.output / f"seed-{seed}" for seed in config.seeds or ()] or [config.output]
+    if any((folder / CHECKPOINT).exists() for folder in folders):
+        return f"the checkpoint in {config.output} is good: make room and continue with the same command and --restart"
+    return "no epoch was saved yet: make room and repeat the command with --restart"
+
+
+def _main(config: TrainConfig) -> int:
     started = time.perf_counter()
     device = device_of(config.device)
     with (
@@ -104,7 +116,9 @@ class Run:
         n_weights = sum(weight.numel() for weight in trainer.weights)
         log.info("seed %d: %d weights to train, on %s", config.seed, n_weights, self.device)
         files = MemberFiles(folder, trainer, identity, self, config)
-        if state is not None:
+        if state is None:
+            log.info("before training: RMSE %s", errors_in_words(trainer.validate()))
+        else:
             log.info("continued after epoch %d", trainer.progress.epoch)
             if state["finished"] and trainer.is_done:
                 return files.member()
@@ -251,6 +265,7 @@ def _write_checkpoint(path: Path, content: dict) -> None:
 def _provenance(config: TrainConfig, run: Run, row: dict[str, float]) -> dict[str, object]:
     """What is kept in the model file of how it came about."""
     return {
+        "start_from": config.start_from,
         "data": {str(path): sha256_of(path) for path in (*config.data, *(config.valid or ()))},
         "frames": {"train": len(run.data.train), "valid": len(run.data.valid)},
         "e0s": run.start.e0s.origin,

@@ -11,12 +11,13 @@ from mace_md.config.label import LabelConfig
 from mace_md.config.models import ModelsConfig
 from mace_md.config.run import RunConfig
 from mace_md.config.settled import DEFAULT_MODEL
-from mace_md.config.train import TrainConfig
+from mace_md.config.train import INHERIT, TrainConfig
 from mace_md.options.reading import load_config
 from mace_md.options.writing import options_table, template, to_toml
 
 __all__ = [
     "DEFAULT_MODEL",
+    "INHERIT",
     "AnalyzeConfig",
     "DoctorConfig",
     "EvaluateConfig",

@@ -9,6 +9,7 @@ from mace_md.errors import UsageError
 from mace_md.options.declare import flag, option
 from mace_md.options.reading import settle
 
+INHERIT = "inherit"  # as the level of theory: that of the model that training starts from
 _STAGE_TWO = ("stage_two", (True,))
 
 
@@ -64,7 +65,10 @@ class TrainConfig(Settled):
         (), help="weights of kinds of configurations, such as liquid=2,dimer=0.5", shown_default="1 each"
     )
     level_of_theory: str = option(
-        "unknown", help="what the labels were computed with; kept in the model", on_restart="free"
+        "unknown",
+        help="what the labels were computed with, kept in the model; inherit: as those of the model of --start-from, "
+        "with their dispersion",
+        on_restart="free",
     )
 
     start_from: str | None = option(
@@ -278,6 +282,8 @@ class TrainConfig(Settled):
             raise UsageError(f"give {' or '.join(map(flag, ways))}, not both.")
         if self.lr is None:
             object.__setattr__(self, "lr", 0.01 if self.start_from is None else 0.001)
+        if self.level_of_theory == INHERIT and self.start_from is None:
+            raise UsageError(f"--level-of-theory {INHERIT} needs --start-from, whose level of theory it takes over.")
         if self.replay and self.start_from is None:
             raise UsageError("--replay needs --start-from: it holds a trained model to what it knew.")
         for name, value in (("stage_two_start", max(1, self.epochs * 3 // 4)), ("seed", 1)):

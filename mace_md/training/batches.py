@@ -211,7 +211,10 @@ def _pack(configuration: Configuration, r_max: float, species: _SpeciesTable, he
         "species": species(configuration),
         "edge_index": edge_index.T.to(torch.int32),
         "shifts": shifts.to(torch.int8),
-        "cell": cell.reshape(1, 3, 3),
+        # of a slab the box of the file, which has the volume that its stress refers to: nothing is shifted along z
+        "cell": torch.from_numpy(
+            np.array(configuration.cell, dtype=np.float64) if configuration.volume else cell.numpy()
+        ).reshape(1, 3, 3),
         "head": torch.tensor([_head(configuration, heads)]),
         "energy": torch.tensor([energy or 0.0], dtype=torch.float64),
         "forces": torch.zeros(n, 3, dtype=torch.float64) if forces is None else torch.from_numpy(np.array(forces)),

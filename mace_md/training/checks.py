@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from mace_md.errors import InputError
-from mace_md.training.batches import find_edges
 from mace_md.training.configuration import Configuration
+from mace_md.training.contacts import check_contacts, far_hydrogens
+from mace_md.training.stress_checks import check_stresses
+from mace_md.training.survey import Survey
 from mace_md.units import EV_TO_KJ_MOL, HARTREE_TO_EV, KCAL_MOL_TO_EV
 
-_CLOSEST = 0.3  # of the sum of covalent radii; a bond is about 1
-_NOT_BONDED = 1.6  # the same ratio, for every hydrogen of a molecule: 1.9 is what Bohr read as angstrom gives
 _LARGEST_FORCE = 50.0  # eV/A, root mean square of a typical frame; fits of molten or compressed matter stay below
 _SAMPLE = 300  # frames looked at for the units
 _UNITS = {"kcal/mol": 1.0 / KCAL_MOL_TO_EV, "kJ/mol": EV_TO_KJ_MOL, "Hartree": 1.0 / HARTREE_TO_EV}  # per eV
@@ -31,7 +31,9 @@ def check_data(
     model: str = "the model",
     doubtful: str = "refuse",
 ) -> list[str]:
-    """Look at every frame; returns remarks. Raises InputError with file, frame, the value found, and what to do.
+    """Look at every frame; returns remarks (`Survey.charges` among them, which are no doubts).
+
+    Raises InputError with file, frame, the value found, and what to do.
 
     Parameters
     ----------
@@ -41,25 +43,40 @@ def check_data(
     """
     if not len(data):
         raise InputError("there is no labelled frame")
+    survey = Survey()
     for configuration in data:
         _check_numbers(configuration, require)
         if atomic_numbers is not None:
             _check_elements(configuration, atomic_numbers, model)
-        _check_contacts(configuration)
+        check_contacts(configuration)
+        survey.add(configuration)
     sample = [data[int(i)] for i in np.unique(np.linspace(0, len(data) - 1, min(_SAMPLE, len(data))).astype(int))]
-    remarks = [remark for check in (_hydrogens, _energies, _outliers, _forces, _work) if (remark := check(sample))]
+    doubts = [check(sample) for check in (far_hydrogens, _energies)]
+    doubts += [survey.odd_energy(), survey.odd_force(data)]
+    doubts += [check(sample) for check in (_forces, _work, check_stresses)]
+    remarks = [remark for remark in doubts if remark]
     if remarks and doubtful == "refuse":
         raise InputError(f"{remarks[0]} {_REMEDY}")
-    return remarks
+    return remarks + survey.charges()
 
 
 def _check_numbers(configuration: Configuration, require: Sequence[str]) -> None:
+    if not len(configuration.atomic_numbers):
+        raise InputError(f"{configuration.where}: there is no atom in it. Leave the frame out.")
+    unbound = [axis for axis, on, vector in zip("xyz", configuration.pbc, configuration.cell, strict=True)
+               if on and not np.any(vector)]  # fmt: skip
+    if unbound:
+        raise InputError(
+            f"{configuration.where}: pbc is true along {', '.join(unbound)}, but there is no cell vector. Give the "
+            'frame a Lattice, or pbc="F F F".'
+        )
     for label in require:
-        # a stress is asked of frames with a box only
-        if getattr(configuration, label) is None and (label != "stress" or all(configuration.pbc)):
+        # a stress is asked of frames with a volume only
+        if getattr(configuration, label) is None and (label != "stress" or configuration.volume > 0):
+            hint = "" if configuration.source is None else configuration.source.hint(label)
             raise InputError(
-                f"{configuration.where}: no {label}. Name its key with --{label}-key, leave the frame out, or give "
-                "--missing-labels ignore to train on what is there."
+                f"{configuration.where}: no {label}.{hint or f' Name its key with --{label}-key.'} Or leave the frame "
+                "out, or give --missing-labels ignore to train on what is there."
             )
     for name in ("positions", "cell", "energy", "forces", "stress"):
         value = getattr(configuration, name)
@@ -83,71 +100,6 @@ def _symbols(numbers: Sequence[int]) -> str:
     from ase.data import chemical_symbols
 
     return ", ".join(chemical_symbols[number] for number in numbers)
-
-
-# --- geometry ---
-
-
-def _check_contacts(configuration: Configuration) -> None:
-    """No two atoms on top of each other; all of them too near means another unit of length."""
-    ratio, pair, distance = _closest(configuration, 1.0)
-    if ratio >= _CLOSEST:
-        return
-    typical = float(np.median(_nearest_neighbours(configuration, 1.0)))
-    if typical < _CLOSEST:
-        raise InputError(
-            f"{configuration.where}: every atom is {typical:.2f} times the sum of the covalent radii from its "
-            "neighbour, where a bond is about 1. Are positions in nm? Give --length-unit nm."
-        )
-    first, second = pair
-    raise InputError(
-        f"{configuration.where}: atoms {first} and {second} (counted from 0) are {distance:.3f} A apart. Leave the "
-        "frame out, or mend its positions or box."
-    )
-
-
-def _edge_ratios(configuration: Configuration, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Ratio of the distance to the sum of covalent radii, sender, receiver and distance of every edge."""
-    from ase.data import covalent_radii
-
-    edge_index, shifts, cell = find_edges(configuration, cutoff)
-    sender, receiver = edge_index.numpy()
-    positions = configuration.positions
-    distance = np.linalg.norm(positions[receiver] - positions[sender] + shifts.numpy() @ cell.numpy(), axis=1)
-    radii = covalent_radii[configuration.atomic_numbers]
-    return distance / (radii[sender] + radii[receiver]), sender, receiver, distance
-
-
-def _nearest_neighbours(configuration: Configuration, cutoff: float) -> np.ndarray:
-    """The smallest ratio of each atom; infinity without a neighbour."""
-    ratio, _, receiver, _ = _edge_ratios(configuration, cutoff)
-    nearest = np.full(len(configuration.atomic_numbers), np.inf)
-    np.minimum.at(nearest, receiver, ratio)
-    return nearest
-
-
-def _closest(configuration: Configuration, cutoff: float) -> tuple[float, tuple[int, int], float]:
-    ratio, sender, receiver, distance = _edge_ratios(configuration, cutoff)
-    if not len(ratio):
-        return np.inf, (0, 0), np.inf
-    edge = int(ratio.argmin())
-    return float(ratio[edge]), (int(sender[edge]), int(receiver[edge])), float(distance[edge])
-
-
-def _hydrogens(sample: list[Configuration]) -> str | None:
-    """Every hydrogen of a molecule has a neighbour at about the sum of the covalent radii."""
-    ratios = []
-    for configuration in sample[:50]:
-        hydrogen = configuration.atomic_numbers == 1
-        if hydrogen.any() and len(hydrogen) > 1:
-            nearest = _nearest_neighbours(configuration, 4.0)
-            ratios += nearest[hydrogen & np.isfinite(nearest)].tolist()
-    if not ratios or np.median(ratios) < _NOT_BONDED:
-        return None
-    return (
-        f"{sample[0].file or 'the data'}: a typical hydrogen is {np.median(ratios):.2f} times the sum of the covalent "
-        "radii away from its nearest atom, where a bond is about 1. Are positions in Bohr?"
-    )
 
 
 # --- energies and forces ---
@@ -175,24 +127,6 @@ def _energies(sample: list[Configuration]) -> str | None:
         return f"{size}, {ratio:.3g} times that of all electrons of its atoms. Are energies in {unit}?"
     if abs(ratio * HARTREE_TO_EV - 1.0) < 0.03:
         return f"{size}, just what the electrons of its atoms have in Hartree. Are energies in Hartree?"
-    return None
-
-
-def _outliers(sample: list[Configuration]) -> str | None:
-    """Frames of one composition whose energies are so far apart that some must be in another unit, or wrong."""
-    by_composition: dict[tuple[int, ...], list[Configuration]] = {}
-    for configuration in sample:
-        if configuration.energy is not None:
-            by_composition.setdefault(tuple(sorted(configuration.atomic_numbers.tolist())), []).append(configuration)
-    for numbers, group in by_composition.items():
-        energies = np.array([configuration.energy for configuration in group])
-        away = np.abs(energies - np.median(energies)) / len(numbers)
-        if away.max() > 20.0:
-            odd = group[int(away.argmax())]
-            return (
-                f"{odd.where}: the energy {odd.energy:.6g} eV is {away.max():.3g} eV per atom away from that of other "
-                f"frames of the same atoms (median {np.median(energies):.6g} eV). Are units mixed?"
-            )
     return None
 
 

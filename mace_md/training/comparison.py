@@ -99,12 +99,26 @@ class Comparison:
         frame = int(self.frame_of_atom[atom])
         return frame, atom - int(self.num_atoms[:frame].sum()), float(error[atom])
 
+    def constant(self) -> float | None:
+        """The constant, meV/atom, that makes up most of the error of the energies, or None where none does: as between
+        levels of theory, or with other E0s."""
+        energy = self.errors().get("energy_per_atom")
+        if energy is None or energy.count < 2 or abs(energy.mean) <= 0.9 * energy.rmse or energy.rmse <= 5.0:
+            return None
+        return energy.mean
+
+    def left_out(self) -> dict[str, int]:
+        """Rows (frames, or atoms for forces) with a label to which the model has no finite number, where there are."""
+        pairs = {"energy": self.energy, "forces": self.forces, "stress": self.stress}
+        counts = {name: int((_finite(label) & ~_finite(found)).sum()) for name, (label, found) in pairs.items()}
+        return {name: count for name, count in counts.items() if count}
+
     @staticmethod
     def _compared(
         pair: tuple[np.ndarray, np.ndarray], chosen: np.ndarray, unit: np.ndarray | float, relative: bool = False
     ) -> Errors | None:
         label, predicted = pair
-        known = chosen & np.isfinite(label.reshape(len(label), -1)).all(axis=1)
+        known = chosen & _finite(label) & _finite(predicted)
         factor = unit[known] if isinstance(unit, np.ndarray) else unit
         return errors_of(predicted[known] * factor, label[known] * factor, relative)
 
@@ -142,6 +156,11 @@ def join(comparisons: Sequence[Comparison]) -> Comparison:
 def _joined(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     labels, predictions = zip(*pairs, strict=True)
     return np.concatenate(labels), np.concatenate(predictions)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """For each row whether all of its numbers are finite."""
+    return np.isfinite(values.reshape(len(values), -1)).all(axis=1)
 
 
 def _or_nan(value: np.ndarray | float | None, shape: tuple[int, ...]) -> np.ndarray:

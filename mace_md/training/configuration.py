@@ -6,15 +6,20 @@ contract, as in ASE.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
 
 import numpy as np
 
 from mace_md.errors import InputError
+from mace_md.training.data_file import DataFile
 from mace_md.units import EV_PER_CUBIC_ANGSTROM_TO_BAR, unit_size
 
 ISOLATED_ATOM = "IsolatedAtom"  # config_type of the frames that give E0s, as mace-torch has it
 LABELS = ("energy", "forces", "stress")
+_ALONE = 8.0  # A: a single atom whose images are farther away is no crystal (the widest, of xenon, has 4.4)
 _STRESS_UNITS = {name: size / EV_PER_CUBIC_ANGSTROM_TO_BAR for name, size in (("GPa", 1e4), ("kbar", 1e3), ("bar", 1))}
 
 
@@ -35,8 +40,11 @@ class Configuration:
     stress_weight: float = 1.0
     head: str = "Default"
     config_type: str = "Default"
+    charge: float | None = None  # total, e, where the file says one
+    spin: float | None = None  # in the file's convention, where it says one
     file: str = ""  # where it was read
     frame: int = 0  # counted from 0
+    source: DataFile | None = None  # what that file gave
 
     @property
     def where(self) -> str:
@@ -44,11 +52,36 @@ class Configuration:
         return f"{self.file}, frame {self.frame} (counted from 0)" if self.file else f"frame {self.frame}"
 
     @property
-    def is_isolated_atom(self) -> bool:
-        """Whether it gives the energy of an isolated atom: one atom, marked so or without a box."""
+    def volume(self) -> float:
+        """Of the box as the file has it, A^3, whatever its periodic directions; 0 without a box."""
+        return abs(float(np.linalg.det(self.cell))) if any(self.pbc) else 0.0
+
+    @property
+    def is_lone_atom(self) -> bool:
+        """Whether it is one atom alone: marked so, without a box, or in one whose images are far away."""
         if len(self.atomic_numbers) != 1:
             return False
-        return self.config_type.lower() == ISOLATED_ATOM.lower() or not any(self.pbc)
+        if not any(self.pbc) or re.sub(r"[_\- ]", "", self.config_type.lower()) == ISOLATED_ATOM.lower():
+            return True
+        return _nearest_image(self.cell, self.pbc) > _ALONE
+
+    @property
+    def is_lone_ion(self) -> bool:
+        """Whether it is one atom alone with a charge: no neutral atom, and nothing that its energy could be fitted
+        with."""
+        return abs(self.charge or 0.0) > 0.01 and self.is_lone_atom
+
+    @property
+    def is_isolated_atom(self) -> bool:
+        """Whether it gives the energy of an isolated atom: one neutral atom alone."""
+        return self.is_lone_atom and not self.is_lone_ion
+
+
+def _nearest_image(cell: np.ndarray, pbc: tuple[bool, bool, bool]) -> float:
+    """A: the shortest vector that repeats the box, among the sums of up to two of each of its vectors."""
+    steps = [range(-2, 3) if repeats else (0,) for repeats in pbc]
+    vectors = np.array([step for step in product(*steps) if any(step)]) @ cell
+    return float(np.linalg.norm(vectors, axis=1).min())
 
 
 @dataclass(frozen=True)
@@ -86,9 +119,21 @@ class LabelFormat:
             if self.forces_unit is not None:
                 above, _, below = self.forces_unit.rpartition("/")
                 forces = unit_size(above, "energy") / unit_size(below, "length")
-            return Factors(energy, length, forces, self._stress_factor(energy / length**3))
+            stress = self._stress_factor(energy / length**3)
         except ValueError as error:
             raise InputError(f"units of the labels: {error}") from None
+        names = (self.energy_unit or energy_unit, self.length_unit or length_unit)
+        units = {"energy": names[0], "forces": self.forces_unit or "/".join(names), "virials": names[0]}
+        units |= {"stress": self.stress_unit or f"{'/'.join(names)}^3", "length": names[1]}
+        return Factors(energy, length, forces, stress, units)
+
+    def with_units_of_file(self, units: Mapping[str, str]) -> LabelFormat:
+        """With the units that the file states (`own_units`) where none was asked for."""
+        asked = self.energy_unit is not None or self.length_unit is not None
+        stated = {f"{what}_unit": name for what, name in units.items() if getattr(self, f"{what}_unit") is None}
+        if asked:
+            stated.pop("forces_unit", None)  # of the units that were asked for
+        return replace(self, **stated)
 
     def _stress_factor(self, default: float) -> float:
         if self.stress_unit in (None, ""):
@@ -114,3 +159,4 @@ class Factors:
     length: float
     forces: float
     stress: float
+    units: dict[str, str] = field(default_factory=dict)  # their names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "write_hdf5",
 ]
 
+log = logging.getLogger("mace_md")
 _HDF5 = (".h5", ".hdf5")
 
 
@@ -106,11 +108,17 @@ def read_configurations(
 
     The suffix says the format: .npz is the rMD17 layout, .h5 and .hdf5 the layout of `hdf5.py` (read frame by frame
     when asked for), anything else is what ASE reads, extended XYZ first of all. Labels may be missing: `checks.py` says
-    whether they may. Raises InputError with the file, the frame, and what to do.
+    whether they may. The log says of each file how many frames it has, and the key and unit of each label. Raises
+    InputError with the file, the frame, and what to do.
     """
     labels = labels or LabelFormat()
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     parts = [_read_one(Path(path).expanduser(), labels) for path in paths]
+    for part in parts:
+        source = part.source if isinstance(part, Hdf5Configurations) else part[0].source
+        log.info("%s", source.line())
+        for remark in source.remarks():
+            log.warning("data: %s", remark)
     if all(isinstance(part, list) for part in parts):
         return [configuration for part in parts for configuration in part]
     return parts[0] if len(parts) == 1 else Joined(parts)
@@ -165,9 +173,19 @@ def read_index(path: str | Path) -> list[int]:
 
 
 def take_isolated_atoms(data: Sequence[Configuration]) -> tuple[Sequence[Configuration], list[Configuration]]:
-    """The frames to train on, and those of isolated atoms, whose energies are E0s."""
-    isolated = [int(i) for i in np.flatnonzero(atom_counts(data) == 1) if data[int(i)].is_isolated_atom]
-    if not isolated:
+    """The frames to train on, and those of isolated atoms, whose energies are E0s.
+
+    Frames of single ions are neither: the log says that they are left out.
+    """
+    single = [int(i) for i in np.flatnonzero(atom_counts(data) == 1) if data[int(i)].is_lone_atom]
+    ions = [i for i in single if data[i].is_lone_ion]
+    if ions:
+        first = data[ions[0]]
+        log.warning(
+            "data: %d frames of single ions are left out (first: %s, charge %+g): no energies of neutral atoms, and "
+            "nothing that could be fitted to them", len(ions), first.where, first.charge,
+        )  # fmt: skip
+    if not single:
         return data, []
-    rest = np.setdiff1d(np.arange(len(data)), isolated)
-    return Subset(data, rest), [data[i] for i in isolated]
+    rest = np.setdiff1d(np.arange(len(data)), single)
+    return Subset(data, rest), [data[i] for i in single if i not in set(ions)]

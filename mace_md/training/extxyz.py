@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
-import difflib
-import gzip
 import io
-import lzma
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,62 +12,55 @@ import numpy as np
 
 from mace_md.errors import InputError
 from mace_md.training.configuration import Configuration, Factors, LabelFormat
+from mace_md.training.data_file import DataFile, charge_and_spin
+from mace_md.training.labels import read_labels, refuse_changing_keys
+from mace_md.training.own_units import own_units
+from mace_md.training.xyz_text import FrameText, is_xyz, read_frames
 
-# Where a label is looked for when no key is given. ASE moves `energy`, `forces`, `stress` into a calculator as it
-# reads; a file written with mace-torch in mind calls them REF_...
-DEFAULT_KEYS = {
-    label: (f"REF_{label}", label, *(("virial", "REF_virial") if label == "virials" else ()))
-    for label in ("energy", "forces", "stress", "virials")
-}
 _OF_A_DAMAGED_FILE = (  # what ASE raises for one
     ValueError, LookupError, AttributeError, TypeError, StopIteration, RuntimeError, OSError, EOFError,
 )  # fmt: skip
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _WEIGHTS = {
     "weight": "config_weight",
     "energy_weight": "config_energy_weight",
     "forces_weight": "config_forces_weight",
     "stress_weight": "config_stress_weight",
 }
+_AS_WRITTEN = "__as_written"
+_STRESS_KEY = re.compile(r"(?<!\S)(stress|virial)(?=\s*=)")
+_FORTRAN = re.compile(r"(?<=\d)[dD](?=[-+]\d)")
 
 
 def read_extxyz(path: Path, labels: LabelFormat) -> list[Configuration]:
     """Every frame of the file, in eV and A. Raises InputError for what is no trajectory, or a key that no frame has."""
-    factors = labels.factors()
-    configurations, seen = [], set()
-    for frame, atoms in enumerate(_frames(path)):
+    configurations, source, factors = [], DataFile(str(path)), labels.factors()
+    for frame, atoms in enumerate(_frames(path, source)):
         values = _values(atoms)
-        seen |= set(values)
-        configurations.append(_configuration(atoms, values, labels, factors, str(path), frame))
+        source.keys |= set(values)
+        if frame == 0:
+            labels = labels.with_units_of_file(own_units(values, str(path)))
+            factors = labels.factors()
+        configurations.append(_configuration(atoms, values, labels, factors, source, frame))
     if not configurations:
         raise InputError(f"{path}: there is no frame in it")
-    for label in ("energy", "forces", "stress", "virials"):
-        key = labels.key(label)
-        if key is not None and key not in seen:
-            raise InputError(f"{path}: no frame has {label} under the key '{key}'. {describe_keys(key, seen)}")
+    source.frames, source.units = len(configurations), factors.units
+    refuse_changing_keys(source, labels)
     return configurations
 
 
-def describe_keys(key: str, seen: set[str]) -> str:
-    """The keys that are there, the nearest first, for a message."""
-    near = difflib.get_close_matches(key, sorted(seen), n=3, cutoff=0.4)
-    rest = sorted(seen - set(near) - {"numbers", "positions"})
-    listed = ", ".join([*near, *rest]) or "none"
-    return f"Keys that are there: {listed}."
-
-
-def _frames(path: Path) -> Iterator[Any]:
+def _frames(path: Path, source: DataFile) -> Iterator[Any]:
+    """ASE's atoms of every frame."""
+    if is_xyz(path):
+        for frame, text in enumerate(read_frames(path)):
+            if frame == 0:
+                source.notes += _unnamed_columns(text)
+            yield _atoms(text, path, frame)
+        return
     import ase.io
     from ase.io.formats import UnknownFileTypeError
 
-    suffixes = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
-    known = {".xyz": "extxyz", ".extxyz": "extxyz"}.get(suffixes[-1] if suffixes else "")
     try:
-        if path.suffix in _OPENERS and known:  # ASE goes back and forth in the file, which takes ages when compressed
-            with _OPENERS[path.suffix](path, "rt") as file:
-                yield from ase.io.iread(io.StringIO(file.read()), index=":", format=known)
-        else:
-            yield from ase.io.iread(path, index=":", format=known)
+        yield from ase.io.iread(path, index=":")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnknownFileTypeError:
@@ -79,72 +69,112 @@ def _frames(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: cannot be read as a trajectory ({type(error).__name__}: {error})") from None
 
 
+# --- extended XYZ ---
+
+
+def _atoms(text: FrameText, path: Path, frame: int) -> Any:
+    try:
+        return _parse(text)
+    except _OF_A_DAMAGED_FILE as first:
+        try:
+            return _parse(_in_plain_words(text))
+        except _OF_A_DAMAGED_FILE:
+            reason = f"'{first.args[0]}' is no element" if isinstance(first, KeyError) else str(first)
+            raise InputError(
+                f"{path}: frame {frame} (counted from 0), from line {text.line} on, cannot be read ({reason})"
+            ) from None
+
+
+def _parse(text: FrameText) -> Any:
+    from ase.io.extxyz import read_xyz
+
+    content = io.StringIO("".join((f"{text.n_atoms}\n{text.comment}\n", *text.rows)))
+    return next(iter(read_xyz(content, index=0, properties_parser=_properties)))
+
+
+def _properties(comment: str) -> dict[str, Any]:
+    """The comment line as ASE reads it, but for a stress, in which ASE allows for nine numbers only."""
+    from ase.io.extxyz import key_val_str_to_dict
+
+    return key_val_str_to_dict(_STRESS_KEY.sub(rf"\1{_AS_WRITTEN}", comment))
+
+
+def _in_plain_words(text: FrameText) -> FrameText:
+    """The frame with what ASE does not know written as it does: exponents with D, and elements as numbers, labels
+    (C12) or isotopes (D)."""
+    properties = re.search(r"Properties=[\"']?(\S+)", text.comment)
+    rows = [_FORTRAN.sub("e", row) for row in text.rows]
+    if properties is None or properties.group(1).startswith("species:S:1"):
+        rows = [_with_element(row) for row in rows]
+    return text._replace(comment=_FORTRAN.sub("e", text.comment), rows=rows)
+
+
+def _with_element(row: str) -> str:
+    from ase.data import chemical_symbols
+
+    name, _, rest = row.strip().partition(" ")
+    if name.isdigit() and 0 < int(name) < len(chemical_symbols):
+        name = chemical_symbols[int(name)]
+    elif name in ("D", "T"):
+        name = "H"
+    elif name.rstrip("0123456789").capitalize() in chemical_symbols:
+        name = name.rstrip("0123456789")
+    return f"{name} {rest}\n"
+
+
+def _unnamed_columns(text: FrameText) -> list[str]:
+    """A remark when rows have columns that Properties does not name: nobody would read them."""
+    found = re.search(r"Properties=[\"']?([^\s\"']+)", text.comment)
+    fields = (found.group(1) if found else "species:S:1:pos:R:3").split(":")
+    try:
+        named = sum(map(int, fields[2::3]))
+    except ValueError:
+        return []
+    columns = len(text.rows[0].split()) if text.rows else 0
+    if columns <= named:
+        return []
+    return [
+        f"the atoms have {columns} columns, of which {named} have a name; the others are not read. Name them in the "
+        "second line of each frame: Properties=species:S:1:pos:R:3:forces:R:3"
+    ]
+
+
+# --- frames ---
+
+
 def _values(atoms: Any) -> dict[str, Any]:
     """Everything a frame says, by key, from info, arrays and the calculator that ASE makes of `energy` and `forces`."""
-    values = dict(atoms.arrays) | dict(atoms.info)
+    values = dict(atoms.arrays) | {key.removesuffix(_AS_WRITTEN): value for key, value in atoms.info.items()}
     if atoms.calc is not None:
         values |= {key: value for key, value in atoms.calc.results.items() if value is not None}
     return values
 
 
-def _find(values: dict[str, Any], label: str, labels: LabelFormat, where: str) -> Any:
-    """The value of a label, or None. Raises InputError when two default keys are there and none was chosen."""
-    key = labels.key(label)
-    if key is not None:
-        return values.get(key)
-    present = [candidate for candidate in DEFAULT_KEYS[label] if candidate in values]
-    if len(present) > 1:
-        raise InputError(
-            f"{where}: {label} could be {' or '.join(present)}. Say which with --{label}-key {present[0]}."
-        )
-    return values[present[0]] if present else None
-
-
 def _configuration(
-    atoms: Any, values: dict[str, Any], labels: LabelFormat, factors: Factors, file: str, frame: int
+    atoms: Any, values: Mapping[str, Any], labels: LabelFormat, factors: Factors, source: DataFile, frame: int
 ) -> Configuration:
-    where = f"{file}, frame {frame} (counted from 0)"
-    n_atoms = len(atoms)
     cell = np.array(atoms.cell.array, dtype=np.float64) * factors.length
-    found = {label: _find(values, label, labels, where) for label in ("energy", "forces", "stress", "virials")}
+    volume = abs(float(np.linalg.det(cell))) if any(atoms.pbc) else 0.0
+    found = read_labels(values, labels, factors, len(atoms), volume, source, frame)
+    charge, spin = charge_and_spin(values, (atoms.arrays.get("initial_charges"), values.get("charges")))
     try:
-        energy = None if found["energy"] is None else float(found["energy"]) * factors.energy
-        forces = None
-        if found["forces"] is not None:
-            forces = np.array(found["forces"], dtype=np.float64).reshape(n_atoms, 3) * factors.forces
-        stress = None if found["stress"] is None else _matrix(found["stress"]) * factors.stress
-        if stress is None and found["virials"] is not None:
-            volume = abs(np.linalg.det(cell))
-            if not volume > 0:
-                raise InputError(
-                    f"{where}: virials without a box. Leave --virials-key out, or give the frame a Lattice."
-                )
-            stress = -_matrix(found["virials"]) * factors.energy / volume
         weights = {name: float(values.get(key, 1.0)) for name, key in _WEIGHTS.items()}
     except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where}: a label is not made of numbers, or of another size ({error})") from None
+        raise InputError(f"{source.path}, frame {frame} (counted from 0): a weight is no number ({error})") from None
     return Configuration(
         atomic_numbers=np.array(atoms.numbers, dtype=np.int64),
         positions=np.array(atoms.positions, dtype=np.float64) * factors.length,
         cell=cell if any(atoms.pbc) else np.zeros((3, 3)),
         pbc=tuple(bool(x) for x in atoms.pbc),
-        energy=energy,
-        forces=forces,
-        stress=stress,
+        energy=found.energy,
+        forces=found.forces,
+        stress=found.stress,
         head=str(values.get(labels.head_key, "Default")),
         config_type=str(values.get(labels.config_type_key, "Default")),
-        file=file,
+        charge=charge,
+        spin=spin,
+        file=source.path,
         frame=frame,
+        source=source,
         **weights,
     )
-
-
-def _matrix(stress: Any) -> np.ndarray:
-    """A stress as 3 x 3, from 9 numbers or from Voigt's 6 (xx yy zz yz xz xy)."""
-    values = np.array(stress, dtype=np.float64).reshape(-1)
-    if len(values) == 6:
-        xx, yy, zz, yz, xz, xy = values
-        return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    return values.reshape(3, 3)

@@ -14,13 +14,14 @@ The layout, in eV and A (attribute `format` = "mace-md configurations", `version
     weights         float64 [n_frames, 4]         configuration, energy, forces, stress
     head            text    [n_frames]
     config_type     text    [n_frames]
+    charge, spin    float64 [n_frames]            as the data said them, NaN where they did not
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ import numpy as np
 
 from mace_md.errors import InputError
 from mace_md.training.configuration import Configuration
+from mace_md.training.data_file import DataFile
+from mace_md.training.patient_file import PatientFile
 
 FORMAT, VERSION = "mace-md configurations", 1
 _PER_ATOM = {"atomic_numbers": ((), np.uint8), "positions": ((3,), np.float64), "forces": ((3,), np.float64)}
@@ -39,6 +42,7 @@ _PER_FRAME = {
     "weights": ((4,), np.float64),
 }
 _TEXT = ("head", "config_type")
+_OPTIONAL = ("charge", "spin")  # float64 [n_frames], NaN where the file said none; older files lack them
 _BLOCK = 1000  # frames written at once
 
 
@@ -64,6 +68,7 @@ class Hdf5Configurations(Sequence[Configuration]):
         self._file: Any = None
         with _explained(self.path):
             self._first_atom = self._open()["first_atom"][:]
+            self.source = self._describe()
 
     def _open(self) -> Any:
         if self._file is None:
@@ -76,6 +81,24 @@ class Hdf5Configurations(Sequence[Configuration]):
                 raise InputError(f"{self.path}: not a readable HDF5 file ({error})") from None
             _check_layout(self.path, self._file)
         return self._file
+
+    def _describe(self) -> DataFile:
+        """What the file has: of forces only the number of frames is known without reading them all."""
+        n_frames, file = len(self), self._open()
+        units = {"energy": "eV", "forces": "eV/A", "stress": "eV/A^3", "length": "A"}
+        source = DataFile(str(self.path), frames=n_frames, units=units, keys={*_PER_ATOM, *_PER_FRAME, *_TEXT})
+        counts = {
+            "energy": int(np.isfinite(file["energy"][:]).sum()),
+            "forces": n_frames if len(self._first_atom) and self._has_forces() else 0,
+            "stress": int(np.isfinite(file["stress"][:, 0, 0]).sum()),
+        }
+        source.found = {label: {label: count} for label, count in counts.items() if count}
+        return source
+
+    def _has_forces(self) -> bool:
+        """Whether any of the first frames has forces."""
+        first = self._open()["forces"][: self._first_atom[min(len(self), 100)]]
+        return bool(np.isfinite(first).any())
 
     def __len__(self) -> int:
         return len(self._first_atom) - 1
@@ -104,8 +127,11 @@ class Hdf5Configurations(Sequence[Configuration]):
             stress_weight=weights[3],
             head=file["head"].asstr()[index],
             config_type=file["config_type"].asstr()[index],
+            charge=_number(file, "charge", index),
+            spin=_number(file, "spin", index),
             file=str(self.path),
             frame=index,
+            source=self.source,
         )
 
     def atom_counts(self) -> np.ndarray:
@@ -119,7 +145,7 @@ class Hdf5Configurations(Sequence[Configuration]):
 def write_hdf5(configurations: Iterable[Configuration], path: str | Path, overwrite: bool = False) -> int:
     """Write the configurations one after the other, in one piece or not at all; returns how many there were.
 
-    Raises InputError when the file exists, unless `overwrite`.
+    Raises InputError when the file exists, unless `overwrite`, and OSError when it cannot be written.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -127,11 +153,15 @@ def write_hdf5(configurations: Iterable[Configuration], path: str | Path, overwr
     h5py = _h5py()
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(partial, "w") as file:
-            _make_layout(file, h5py)
-            for block in _blocks(configurations):
-                _append(file, block)
-            count = len(file["first_atom"]) - 1
+        with closing(PatientFile(partial)) as raw:
+            with h5py.File(raw, "w") as file:
+                _make_layout(file, h5py)
+                for block in _blocks(configurations):
+                    _append(file, block)
+                    if raw.error is not None:
+                        break
+                count = len(file["first_atom"]) - 1
+            raw.sync()
         os.replace(partial, path)
     finally:
         with suppress(FileNotFoundError):
@@ -146,6 +176,8 @@ def _make_layout(file: Any, h5py: Any) -> None:
         file.create_dataset(name, shape=(0, *shape), maxshape=(None, *shape), dtype=dtype, chunks=(1024, *shape))
     for name in _TEXT:
         file.create_dataset(name, shape=(0,), maxshape=(None,), dtype=h5py.string_dtype(), chunks=(1024,))
+    for name in _OPTIONAL:
+        file.create_dataset(name, shape=(0,), maxshape=(None,), dtype=np.float64, chunks=(1024,))
 
 
 def _append(file: Any, block: list[Configuration]) -> None:
@@ -165,6 +197,9 @@ def _append(file: Any, block: list[Configuration]) -> None:
     _extend(file["weights"], np.array(weights))
     for name in _TEXT:
         _extend(file[name], np.array([getattr(c, name) for c in block], dtype=object))
+    for name in _OPTIONAL:
+        values = [getattr(c, name) for c in block]
+        _extend(file[name], np.array([np.nan if value is None else value for value in values]))
 
 
 def _extend(dataset: Any, values: np.ndarray) -> None:
@@ -182,6 +217,11 @@ def _blocks(configurations: Iterable[Configuration]) -> Iterator[list[Configurat
             block = []
     if block:
         yield block
+
+
+def _number(file: Any, name: str, index: int) -> float | None:
+    value = float(file[name][index]) if name in file else np.nan
+    return None if np.isnan(value) else value
 
 
 def _known(values: np.ndarray) -> np.ndarray | None:

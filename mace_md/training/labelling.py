@@ -111,10 +111,9 @@ def elements_of(configurations: Iterable[Configuration]) -> list[int]:
 
 
 def _labelled(configuration: Configuration, energy: float, forces: np.ndarray, strain: np.ndarray) -> Configuration:
-    """`strain`: dE/dstrain [3, 3], eV, which becomes the stress where there is a box in three directions."""
-    stress = None
-    if all(configuration.pbc):
-        stress = (strain + strain.T) / (2.0 * abs(np.linalg.det(configuration.cell)))
+    """`strain`: dE/dstrain [3, 3], eV, which becomes the stress where the box has a volume."""
+    volume = configuration.volume
+    stress = (strain + strain.T) / (2.0 * volume) if volume > 0 else None
     return replace(configuration, energy=energy, forces=forces, stress=stress)
 
 

@@ -1,16 +1,21 @@
-"""Frames of one molecule from the npz layout of the revised MD17 (Christensen and von Lilienfeld 2020)."""
+"""Frames of one molecule from the npz layout of the revised MD17 (Christensen and von Lilienfeld 2020), and of sGDML.
+
+sGDML's files (MD17, MD22) say their units (`e_unit`, `r_unit`) and may have a `lattice`, its vectors as columns."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mace_md.errors import InputError
 from mace_md.training.configuration import Configuration, LabelFormat
-from mace_md.training.extxyz import describe_keys
+from mace_md.training.data_file import DataFile
+from mace_md.training.labels import describe_keys
+from mace_md.training.own_units import own_units
 
 # what -> default key; the first MD17 and sGDML files use z, R, E, F
 _KEYS = {
@@ -22,7 +27,10 @@ _KEYS = {
 
 
 def read_npz(path: Path, labels: LabelFormat) -> list[Configuration]:
-    """Every frame, from kcal/mol and A unless `labels` says otherwise; raises InputError for another layout."""
+    """Every frame; from the units that `labels` asks for, or else the file states, or else kcal/mol and A.
+
+    Raises InputError for another layout.
+    """
     try:
         return _frames(path, _load(path), labels)
     except InputError:
@@ -32,33 +40,64 @@ def read_npz(path: Path, labels: LabelFormat) -> list[Configuration]:
 
 
 def _frames(path: Path, arrays: dict[str, np.ndarray], labels: LabelFormat) -> list[Configuration]:
-    factors = labels.factors(energy_unit="kcal/mol")
+    stated = own_units(arrays, str(path))
+    factors = labels.with_units_of_file(stated).factors(energy_unit="kcal/mol")
     keys = _KEYS | {label: (labels.key(label),) for label in ("energy", "forces") if labels.key(label)}
-    found = {what: next((arrays[key] for key in names if key in arrays), None) for what, names in keys.items()}
-    for what, names in keys.items():
+    names = {what: next((key for key in names if key in arrays), None) for what, names in keys.items()}
+    for what, name in names.items():
         required = what in ("numbers", "positions") or labels.key(what)
-        if found[what] is None and required:
-            raise InputError(f"{path}: no array '{names[0]}' for {what}. {describe_keys(names[0], set(arrays))}")
-    numbers = np.asarray(found["numbers"], dtype=np.int64)
-    positions = _sized(path, "positions", found["positions"], (-1, numbers.shape[-1], 3)) * factors.length
+        if name is None and required:
+            wanted = keys[what][0]
+            raise InputError(f"{path}: no array '{wanted}' for {what}. {describe_keys(wanted, set(arrays))}")
+    numbers = np.asarray(arrays[names["numbers"]], dtype=np.int64)
+    positions = _sized(path, "positions", arrays[names["positions"]], (-1, numbers.shape[-1], 3)) * factors.length
     n_frames = len(positions)
+    source = _source(path, arrays, names, n_frames, factors.units, stated)
     energies = forces = None
-    if found["energy"] is not None:
-        energies = _sized(path, "energy", found["energy"], (n_frames,)) * factors.energy
-    if found["forces"] is not None:
-        forces = _sized(path, "forces", found["forces"], positions.shape) * factors.forces
+    if names["energy"] is not None:
+        energies = _sized(path, "energy", arrays[names["energy"]], (n_frames,)) * factors.energy
+    if names["forces"] is not None:
+        forces = _sized(path, "forces", arrays[names["forces"]], positions.shape) * factors.forces
+    cells, pbc = _boxes(path, arrays, n_frames, factors.length)
     return [
         Configuration(
             atomic_numbers=numbers if numbers.ndim == 1 else numbers[frame],
             positions=positions[frame],
-            cell=np.zeros((3, 3)),
+            cell=cells[frame],
+            pbc=(pbc,) * 3,
             energy=None if energies is None else float(energies[frame]),
             forces=None if forces is None else forces[frame],
             file=str(path),
             frame=frame,
+            source=source,
         )
         for frame in range(n_frames)
     ]
+
+
+def _source(
+    path: Path, arrays: Mapping[str, np.ndarray], names: Mapping[str, str | None], n_frames: int,
+    units: dict[str, str], stated: Mapping[str, str],
+) -> DataFile:  # fmt: skip
+    source = DataFile(str(path), frames=n_frames, units=units, keys=set(arrays))
+    for label in ("energy", "forces"):
+        if names[label] is not None:
+            source.found[label] = {names[label]: n_frames}
+    if stated:
+        source.notes.append(
+            f"its own units are taken: {', '.join(f'{what} in {unit}' for what, unit in stated.items())}"
+        )
+    return source
+
+
+def _boxes(path: Path, arrays: Mapping[str, np.ndarray], n_frames: int, length: float) -> tuple[np.ndarray, bool]:
+    """Cells [n_frames, 3, 3] with vectors as rows, A, and whether there are any. sGDML has them as columns."""
+    if "lattice" not in arrays:
+        return np.zeros((n_frames, 3, 3)), False
+    lattice = np.asarray(arrays["lattice"], dtype=np.float64)
+    if lattice.shape not in ((3, 3), (n_frames, 3, 3)):
+        raise InputError(f"{path}: 'lattice' has the shape {lattice.shape}, which is no box of three vectors")
+    return np.broadcast_to(np.swapaxes(lattice, -1, -2) * length, (n_frames, 3, 3)), True
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

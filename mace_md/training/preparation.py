@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mace_md.config import TrainConfig
+from mace_md.config import INHERIT, TrainConfig
 from mace_md.errors import InputError
 from mace_md.model.build import build_model, soften_products
 from mace_md.model.hyperparameters import ModelConfig
@@ -21,6 +22,14 @@ from mace_md.options.declare import flag
 from mace_md.training.batches import LazyGraphs, PackedGraphs, make_graphs
 from mace_md.training.checks import check_data
 from mace_md.training.configuration import Configuration, LabelFormat
+from mace_md.training.coverage import (
+    cover,
+    refuse_unknown_heads,
+    refuse_unknown_types,
+    refuse_unlearned_elements,
+    refuse_useless,
+    symbols,
+)
 from mace_md.training.data import (
     Joined,
     Reweighted,
@@ -60,37 +69,60 @@ class TrainingData:
     atomic_numbers: tuple[int, ...]  # of all of them, ascending
     with_stress: bool  # whether the stress is trained on
     notes: tuple[str, ...]  # what the checks remarked
+    heads: Counter[str]  # frames of each readout head
 
 
 def read_training_data(config: TrainConfig) -> TrainingData:
     """Read, divide and check the data that the options name; says in the log what there is. Raises InputError."""
     labels = LabelFormat.from_options(config)
-    data, isolated = take_isolated_atoms(_weighted(read_configurations(config.data, labels), config))
+    everything, factors = read_configurations(config.data, labels), _type_weights(config)
+    data, isolated = take_isolated_atoms(Reweighted(everything, factors) if factors else everything)
     if not len(data):
         raise InputError(f"{config.data[0]}: there are only isolated atoms in it, and nothing to train on")
     train, valid = _divide(data, config, labels)
-    with_stress = config.stress_weight != 0 and any(c.stress is not None for c in _first(train, 1000))
+    covered = cover(train), cover(valid)
+    refuse_unknown_types(covered[0], factors)
+    with_stress = config.stress_weight != 0 and covered[0].labelled["stress"] > 0
     if config.stress_weight and not with_stress:
-        raise InputError(f"--stress-weight {config.stress_weight:g}: no frame has a stress. Name it with --stress-key.")
+        hint = "" if train[0].source is None else train[0].source.hint("stress")
+        raise InputError(
+            f"--stress-weight {config.stress_weight:g}: no frame has a stress.{hint} Name it with --stress-key."
+        )
     require = [name for name in ("energy", "forces") if getattr(config, f"{name}_weight") > 0]
     if config.stress_weight:
         require.append("stress")
     if config.missing_labels == "ignore":
         require = []
     notes = check_data(Joined([train, valid]), require=require, doubtful=config.check_data)
-    notes += _twice(train, valid)
-    elements = {int(c.atomic_numbers[0]) for c in isolated}
-    for part in (train, valid):
-        for configuration in part:
-            elements.update(configuration.atomic_numbers.tolist())
+    notes += refuse_useless(*covered, _in_loss(config, with_stress)) + _twice(train, valid)
+    elements, alone = covered[0].elements | covered[1].elements, {int(c.atomic_numbers[0]) for c in isolated}
+    if config.start_from is None:
+        refuse_unlearned_elements(*covered)
+        if alone - elements:
+            notes.append(f"{symbols(sorted(alone - elements))}: isolated atoms only, so that the model does not get it")
+    else:
+        elements |= alone
     names = " ".join(chemical_symbols[z] for z in sorted(elements))
-    log.info("data: %d frames to train on, %d to validate with; elements %s", len(train), len(valid), names)
+    log.info(
+        "data: %d frames to train on, %d to validate with, %d of isolated atoms; elements %s",
+        len(train), len(valid), len(isolated), names,
+    )  # fmt: skip
     for note in notes:
         log.warning("data: %s", note)
-    return TrainingData(train, valid, isolated, tuple(sorted(elements)), with_stress, tuple(notes))
+    heads = covered[0].heads + covered[1].heads
+    return TrainingData(train, valid, isolated, tuple(sorted(elements)), with_stress, tuple(notes), heads)
 
 
-def _weighted(data: Sequence[Configuration], config: TrainConfig) -> Sequence[Configuration]:
+def _in_loss(config: TrainConfig, with_stress: bool) -> dict[str, float]:
+    """The weight of each label in the loss, the larger of both stages."""
+    stages = [(config.energy_weight, config.forces_weight)]
+    if config.stage_two:
+        stages.append((config.stage_two_energy_weight, config.stage_two_forces_weight))
+    energy, forces = (max(weights) for weights in zip(*stages, strict=True))
+    return {"energy": energy, "forces": forces, "stress": float(with_stress)}
+
+
+def _type_weights(config: TrainConfig) -> dict[str, float]:
     factors = {}
     for text in config.config_type_weights:
         name, equals, value = text.rpartition("=")
@@ -99,8 +131,8 @@ def _weighted(data: Sequence[Configuration], config: TrainConfig) -> Sequence[Co
         except ValueError:
             equals = ""
         if not equals or not factors.get(name, -1.0) >= 0:
-            raise InputError(f"--config-type-weights: '{text}' is not of the form name=number")
-    return Reweighted(data, factors) if factors else data
+            raise InputError(f"--config-type-weights: '{text}' is not of the form name=number, with a number from 0 on")
+    return factors
 
 
 def _divide(
@@ -122,10 +154,6 @@ def _divide(
         chosen = np.random.default_rng([config.split_seed, 1]).permutation(len(train))[: config.train_count]
         train = Subset(train, np.sort(chosen))
     return train, valid
-
-
-def _first(data: Sequence[Configuration], count: int) -> Sequence[Configuration]:
-    return [data[i] for i in range(min(count, len(data)))]
 
 
 def _twice(train: Sequence[Configuration], valid: Sequence[Configuration]) -> list[str]:
@@ -175,6 +203,8 @@ def prepare(config: TrainConfig, data: TrainingData, device: torch.device) -> St
     """Graphs, statistics, E0s and the shape of the model; says in the log what they are. Raises InputError."""
     source = _source(config, data)
     elements = data.atomic_numbers if source is None else tuple(source.atomic_numbers.tolist())
+    if source is not None:
+        _say_level_of_theory(config, source)
     e0s = _e0s(config, data, source)
     check_binding(data.train, e0s)
     replay = None
@@ -183,6 +213,8 @@ def prepare(config: TrainConfig, data: TrainingData, device: torch.device) -> St
         source = with_replay_head(source)
     log.info("E0s: %s: %s", e0s.origin, ", ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in e0s.values.items()))
     architecture = _architecture(config, elements) if source is None else source.config
+    if replay is None:
+        refuse_unknown_heads(data.heads, architecture.heads, config.head_key)
     like = build_model(architecture, seed=0, dtype=getattr(torch, config.dtype)) if source is None else source
     frames = data.train if replay is None else Joined([OnHead(data.train, NEW_HEAD), replay.train])
     train = make_graphs(frames, model=like, device=device)
@@ -203,6 +235,19 @@ def prepare(config: TrainConfig, data: TrainingData, device: torch.device) -> St
         neighbours = (statistics.avg_num_neighbors,) * architecture.num_interactions
         architecture = replace(architecture, avg_num_neighbors=neighbours)
     return Start(train, valid, e0s, statistics, architecture, scale, shift, source, replay)
+
+
+def _say_level_of_theory(config: TrainConfig, source: MACE) -> None:
+    theory = source.info.level_of_theory
+    if config.level_of_theory == INHERIT:
+        log.info(
+            "level of theory: %s, dispersion %s, inherited from %s", theory, source.info.dispersion, source.info.name
+        )
+    elif config.level_of_theory == "unknown" and theory != "unknown":
+        log.info(
+            "level of theory: unknown, since the labels do not say it (%s: %s). --level-of-theory NAME states it, "
+            "--level-of-theory %s takes over that of the start.", source.info.name, theory, INHERIT,
+        )  # fmt: skip
 
 
 def _architecture(config: TrainConfig, elements: tuple[int, ...]) -> ModelConfig:
@@ -272,16 +317,19 @@ def _scale_and_shift(config: TrainConfig, statistics: Statistics) -> tuple[float
 
 
 def origin_of(model: MACE, config: TrainConfig, name: str) -> ModelInfo:
-    """What a trained model says of itself."""
+    """What a trained model says of itself. Licence and citation are of the weights, so that those of the model that
+    training started from stay; the level of theory and dispersion are of the labels, and only inherited on request."""
     before = getattr(model, "info", None)
     heads = model.config.heads
     if before is None:
         before = ModelInfo(name, "", "unknown", heads=heads, head=heads[0])
+    inherits = config.level_of_theory == INHERIT
     return replace(
         before,
         name=name,
         sha256="unknown",
-        level_of_theory=config.level_of_theory if config.level_of_theory != "unknown" else before.level_of_theory,
+        level_of_theory=before.level_of_theory if inherits else config.level_of_theory,
+        dispersion=before.dispersion if inherits else "unknown",
         heads=heads,
         dtype=config.dtype,
     )

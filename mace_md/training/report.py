@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
 from mace_md.console import Patient
 from mace_md.provenance import write_atomically
+from mace_md.training.metrics import ValidationErrors
 from mace_md.training.trainer import EpochRecord
 
 _FIRST = ("epoch", "stage", "lr", "train_loss", "valid_loss")
@@ -38,8 +40,14 @@ class MetricsTable:
         new = not self.rows
         self._columns = self._columns or list(row)
         self.rows.append(row)
-        with open(self.path, "w" if new else "a", newline="") as file:
-            file.write(self._text([row], header=new))
+        size = 0 if new else self.path.stat().st_size
+        try:
+            with open(self.path, "w" if new else "a", newline="") as file:
+                file.write(self._text([row], header=new))
+        except OSError:  # a full disk leaves no half row
+            with suppress(OSError):
+                os.truncate(self.path, size)
+            raise
         return row
 
     def _text(self, rows: Sequence[dict], header: bool) -> str:
@@ -97,17 +105,20 @@ class ProgressBar:
         self._bar.close()
 
 
+def errors_in_words(errors: ValidationErrors) -> str:
+    """Root-mean-square errors of the labels that there are, with their units."""
+    rmse = errors.rmse
+    named = (("energy_per_atom", "E {:.2f} meV/atom"), ("forces", "F {:.1f} meV/A"), ("stress", "S {:.2f} meV/A^3"))
+    return "  ".join(text.format(1000 * rmse[name]) for name, text in named if rmse[name] == rmse[name])
+
+
 def describe(record: EpochRecord, short: bool = False) -> str:
     """An epoch in one line."""
-    rmse = record.valid.rmse
-    energy = f"E {1000 * rmse['energy_per_atom']:.2f} meV/atom"
-    forces = f"F {1000 * rmse['forces']:.1f} meV/A"
-    stress = rmse["stress"]
-    parts = [energy, forces] + ([f"S {1000 * stress:.2f} meV/A^3"] if stress == stress else [])
+    errors = errors_in_words(record.valid)
     if short:
-        return f"loss {record.train_loss:.3g} RMSE " + " ".join(parts)
+        return f"loss {record.train_loss:.3g} RMSE {errors.replace('  ', ' ')}"
     return (
-        f"epoch {record.epoch:4d}  loss {record.train_loss:.4g} / {record.valid.loss:.4g}  RMSE {'  '.join(parts)}  "
+        f"epoch {record.epoch:4d}  loss {record.train_loss:.4g} / {record.valid.loss:.4g}  RMSE {errors}  "
         f"lr {record.lr:.2g}  {record.structures_per_s:.0f} frames/s{'  *' if record.improved else ''}"
     )
 

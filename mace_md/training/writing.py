@@ -75,6 +75,10 @@ def _facts(configuration: Configuration) -> Iterator[tuple[str, object]]:
     yield "config_type", configuration.config_type
     if configuration.head != "Default":
         yield "head", configuration.head
+    if configuration.charge is not None:
+        yield "charge", configuration.charge
+    if configuration.spin is not None:
+        yield "spin", configuration.spin
     for name in ("weight", "energy_weight", "forces_weight", "stress_weight"):
         if getattr(configuration, name) != 1.0:
             yield f"config_{name}", getattr(configuration, name)

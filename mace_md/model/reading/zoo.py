@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
+import glob
 import hashlib
 import http.client
 import logging
 import os
-import tempfile
+import platform
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,9 @@ _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
 _OFF = "https://raw.githubusercontent.com/ACEsuit/mace-off/main"
 _TIMEOUT = 60  # s without a byte
+_LARGEST = 2 * 1024**3  # bytes of a model whose size is not known here
+_PART = ".part"  # suffix of a download that goes on
+_OLD = 24 * 3600  # s, after which a download of another machine is given up
 _DATA = Path(__file__).parents[1] / "data"  # the files that come with the package
 _log = logging.getLogger("mace_md")
 
@@ -283,17 +290,24 @@ def fetch(model: PublishedModel, folder: Path | None = None, progress=None) -> P
     if model.bundled:
         raise InputError(f"{target} is missing, which comes with the package: install mace-md again")
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{model.file_name}.")
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{target.name}.{platform.node()}.{os.getpid()}{_PART}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             _download(model, file, target, progress)
-        problem = _problem(Path(temporary), model)
+        problem = _problem(temporary, model)
         if problem:
             raise InputError(
                 f"{model.name}: what {model.url} sent is not the model: {problem}. {_by_hand(model, target)}"
             )
-        os.chmod(temporary, 0o644)
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror}). Make room, or give another folder (--cache or "
+            "$MACE_MD_CACHE), and repeat the command."
+        ) from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -301,17 +315,53 @@ def fetch(model: PublishedModel, folder: Path | None = None, progress=None) -> P
     return target
 
 
+def _remove_leftovers(target: Path) -> None:
+    """Take away what killed downloads of this file left: of processes that are gone, or, from other machines, old."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        node, _, pid = path.name.removesuffix(_PART).removeprefix(f".{target.name}.").rpartition(".")
+        with contextlib.suppress(OSError):
+            here = path.name.endswith(_PART) and node == platform.node() and pid.isdigit()
+            gone = not _is_alive(int(pid)) if here else time.time() - path.stat().st_mtime > _OLD
+            if gone:
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # this process has not begun yet
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's
+    return True
+
+
+class _SameProtocol(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to the protocol that was asked for: https must not become http, ftp or a file."""
+
+    def redirect_request(self, request, file, code, message, headers, address):
+        before, after = (urllib.parse.urlsplit(url).scheme for url in (request.full_url, address))
+        if before != after:
+            raise urllib.error.URLError(f"it redirects from {before} to {after} ({address}), which is not followed")
+        return super().redirect_request(request, file, code, message, headers, address)
+
+
 def _download(model: PublishedModel, file, target: Path, progress) -> None:
     request = urllib.request.Request(model.url, headers={"User-Agent": "mace-md"})
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        with urllib.request.build_opener(_SameProtocol).open(request, timeout=_TIMEOUT) as response:
             if response.headers.get_content_type() == "text/html":
                 raise InputError(f"{model.name}: {model.url} sent a web page, not a model. {_by_hand(model, target)}")
             length = response.headers.get("Content-Length")
             total, done = int(length) if length and length.isdigit() else None, 0
+            limit = model.size or min(total or _LARGEST, _LARGEST)
+            _refuse_size(model, target, total or 0, limit)
             while block := response.read(1 << 18):
-                file.write(block)
                 done += len(block)
+                _refuse_size(model, target, done, limit)
+                file.write(block)
                 if progress:
                     progress(done, total)
     except urllib.error.HTTPError as error:
@@ -324,6 +374,14 @@ def _download(model: PublishedModel, file, target: Path, progress) -> None:
     if total is not None and done != total:
         raise InputError(
             f"{model.name}: the download ended after {done} of {total} bytes. Try again. {_by_hand(model, target)}"
+        )
+
+
+def _refuse_size(model: PublishedModel, target: Path, size: int, limit: int) -> None:
+    if size > limit:
+        known = f"the file has {limit}" if model.size else f"no published model has more than {limit}"
+        raise InputError(
+            f"{model.name}: {model.url} sends {size} bytes or more, but {known}: not fetched. {_by_hand(model, target)}"
         )
 
 
