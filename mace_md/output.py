@@ -15,8 +15,6 @@ from mace_md.errors import InputError
 
 LOCK = ".mace-md.lock"  # holds the id of the process that has the folder, and the name of its machine
 _PID_WAIT = 0.5  # s; the holder writes its id just after it has the lock
-
-
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 

@@ -1,6 +1,7 @@
 """An ASE calculator of a MACE model: total energy, forces and stress in ASE's units (eV, eV/A, eV/A^3)."""
 
 import copy
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ase.geometry import complete_cell
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import nn
 
+from mace_md.errors import InputError
 from mace_md.model.artifact import resolve_model
 from mace_md.model.potential import EdgeDerivative, NativePotential, isolated_energy, make_potential, species_of
 from mace_md.ops.energy_forces import energy_forces
@@ -32,11 +34,12 @@ def ase_calculator(
     Parameters
     ----------
     model : a model, or a name or file for `load_model`, with `head` to choose among several.
-    dtype : "float32" or "float64", that the model computes in; its own by default.
+    dtype : "float32" or "float64" (or torch's or numpy's), that the model computes in; its own by default.
     kernels : "auto", "native" or "reference", see `make_potential`; energies of single atoms are the reference's.
 
     The energies are total (E0s included), also per atom; free_energy is the energy. Raises InputError, at the first
-    evaluation, for an element that the model does not know, and for a model that `kernels` cannot run.
+    evaluation, for an element that the model does not know, for a model that `kernels` cannot run, and for atoms that
+    are periodic along an axis without a cell vector. Several calculators may be used in threads at the same time.
     """
     return MACECalculator(resolve_model(model, head=head, dtype=dtype), device, kernels)
 
@@ -53,12 +56,30 @@ class MACECalculator(Calculator):
         self._derivative = EdgeDerivative(self.model)
         self._bound_to: tuple[list[int], bool] | None = None  # numbers and periodicity that the native potential is for
         self._native: NativePotential | None = None
+        self._lock = threading.RLock()  # one evaluation at a time: its neighbour list is one
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.RLock()}
 
     def calculate(
         self, atoms: Atoms | None = None, properties: Any = ("energy",), system_changes: Any = all_changes
     ) -> None:
         """Evaluate everything but the energies of single atoms: forces and stress come with the energy."""
-        super().calculate(atoms, properties, system_changes)
+        with self._lock:
+            super().calculate(atoms, properties, system_changes)
+            self._calculate(properties)
+
+    def _calculate(self, properties: Any) -> None:
+        unbound = [axis for axis, on, vector in zip("xyz", self.atoms.pbc, self.atoms.cell.array, strict=True)
+                   if on and not vector.any()]  # fmt: skip
+        if unbound:
+            raise InputError(
+                f"pbc is True along {', '.join(unbound)}, but there is no cell vector: set atoms.cell, or atoms.pbc to "
+                "False there"
+            )
         if "stress" in properties and self.atoms.cell.rank < 3:
             raise PropertyNotImplementedError("stress needs three cell vectors")
         native = None if "energies" in properties else self._native_potential()

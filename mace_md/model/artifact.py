@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import io
 import json
+import os
 import warnings
 import zipfile
 import zlib
@@ -24,14 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from mace_md.errors import InputError
+from mace_md.model.chosen_atoms import checked_atoms
 from mace_md.model.potential import (
     DEFAULT_SKIN,
+    MAKING,
     KernelChoice,
-    checked_atoms,
     isolated_energy,
     make_potential,
     model_dtype,
 )
+from mace_md.model.precision import float_dtype
 from mace_md.model.reading.checkpoint import load_model
 from mace_md.ops.energy_forces import load_library
 from mace_md.provenance import versions, write_atomically
@@ -39,7 +42,6 @@ from mace_md.units import EV_TO_KJ_MOL
 
 FORMAT_VERSION = 1
 _METADATA = "mace_md.json"
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # Largest deviation of the scripted from the eager potential, relative to the largest force (energy: to the sum of |e|).
 _TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 
@@ -104,6 +106,7 @@ def export_potential(
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; choose another name or ask to replace it (overwrite)")
     model = resolve_model(model, head=head, dtype=dtype)
+    atoms = None if atoms is None else checked_atoms(atoms, len(atomic_numbers))
     potential, choice = make_potential(
         model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin, kernels=kernels
     )
@@ -169,14 +172,15 @@ def load_potential(
 
 def script_potential(potential: nn.Module) -> torch.jit.ScriptModule:
     """The potential as TorchScript, in evaluation mode, with empty neighbour lists if it never ran."""
-    with warnings.catch_warnings():
+    with MAKING, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
         return torch.jit.script(potential.eval())
 
 
 def load_script(file: str | BinaryIO, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:
     """A scripted potential from a file, in evaluation mode. Raises what torch.jit.load raises."""
-    module = torch.jit.load(file, map_location=device).eval()
+    with MAKING:
+        module = torch.jit.load(file, map_location=device).eval()
     if hasattr(module, "state"):  # the native op grows it, which memory that belongs to a file cannot
         module.state = module.state.clone()
     return module
@@ -219,10 +223,13 @@ def resolve_model(
     model: nn.Module | str | Path, *, head: str | None = None, dtype: str | torch.dtype | None = None
 ) -> nn.Module:
     """A model in `dtype` from a model, a name or a file; the model given is left as it is. Raises InputError."""
-    if isinstance(dtype, str):
-        if dtype not in _DTYPES:
-            raise InputError(f"dtype is 'float32' or 'float64', not {dtype!r}")
-        dtype = _DTYPES[dtype]
+    dtype = float_dtype(dtype)
+    if isinstance(model, (list, tuple)) or not isinstance(model, (str, os.PathLike, nn.Module)):
+        size = f" of {len(model)}" if isinstance(model, (list, tuple)) else ""
+        raise InputError(
+            f"model is one model, its name or its file; not a {type(model).__name__}{size}. For several models make a "
+            "force or calculator of each; a run compares them with --committee."
+        )
     if not isinstance(model, nn.Module):
         return load_model(model, head=head, dtype=dtype)
     if head is not None:

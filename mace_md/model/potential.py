@@ -1,6 +1,7 @@
 """A MACE model bound to one list of atoms, as OpenMM wants it: nm in, kJ/mol out, forces with the energy."""
 
 import copy
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from mace_md.errors import InputError
 from mace_md.model.build import select_species
+from mace_md.model.chosen_atoms import checked_atoms
 from mace_md.model.fast.cache import cached_pack
 from mace_md.model.fast.folded import CannotFold, fold
 from mace_md.model.fast.packing import with_flags
@@ -19,6 +21,9 @@ from mace_md.ops.energy_forces import energy_forces, load_library, new_state
 from mace_md.ops.neighbor_list import VerletList, check_cell, check_positions
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
+# Folding, packing and scripting are made by one thread at a time: torch's transforms and compiler, the library's first
+# call and the files of the cache are not made for several.
+MAKING = threading.RLock()
 DEFAULT_SKIN = 0.5  # A; liquid water at 300 K then rebuilds its list every 15 to 40 steps
 
 
@@ -215,13 +220,30 @@ def make_potential(
     InputError when it cannot), or "auto": native where it can, on a machine with an NVIDIA GPU after a trial on it
     (`mace_md.model.fast.trial`), which also finds the fastest variant. This function is the only place where that is
     decided. tensor_cores: with kernels="native", see `pack`. device: where it will compute, when that is known; a GPU
-    that is not used needs no trial.
+    that is not used needs no trial. atoms: see `checked_atoms`. Threads may call it at the same time.
     """
     if kernels not in ("auto", "native", "reference"):
         raise InputError(f"kernels is 'auto', 'native' or 'reference', not {kernels!r}")
     if tensor_cores and kernels != "native":
         raise InputError(f"tensor cores are used by the native kernels: ask for kernels='native', not {kernels!r}")
     indices = checked_atoms(atoms, len(atomic_numbers))
+    chosen = None if atoms is None else indices
+    with MAKING:
+        return _make(model, atomic_numbers, indices, periodic, chosen, skin, kernels, tensor_cores, device)
+
+
+def _make(
+    model: nn.Module,
+    atomic_numbers: Sequence[int],
+    indices: list[int],
+    periodic: bool,
+    atoms: list[int] | None,
+    skin: float,
+    kernels: str,
+    tensor_cores: bool,
+    device: str | torch.device | None,
+) -> tuple[nn.Module, KernelChoice]:
+    """See `make_potential`."""
     model = _for_elements(model, [atomic_numbers[i] for i in indices])
     if kernels == "reference":
         choice = KernelChoice("reference", "asked for")
@@ -276,22 +298,6 @@ def isolated_energy(model: nn.Module, atomic_numbers: Sequence[int]) -> float:
         return 0.0
     species = species_of(model, atomic_numbers)
     return float(energies.reshape(-1, energies.shape[-1])[0].double().cpu()[species].sum())
-
-
-def checked_atoms(atoms: Sequence[int] | None, n_particles: int) -> list[int]:
-    """`atoms` as a list, all particles for None. Raises InputError when one is not there or named twice."""
-    if atoms is None:
-        return list(range(n_particles))
-    indices = [int(i) for i in atoms]
-    wrong = sorted({i for i in indices if not 0 <= i < n_particles})
-    if wrong:
-        raise InputError(f"atoms {wrong[:5]} are not there: the system has {n_particles} particles, counted from 0")
-    twice = sorted({i for i in indices if indices.count(i) > 1}) if len(set(indices)) < len(indices) else []
-    if twice:
-        raise InputError(f"atoms {twice[:5]} are named twice")
-    if not indices:
-        raise InputError("the list of atoms for the model is empty")
-    return indices
 
 
 def species_of(model: nn.Module, atomic_numbers: Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from mace_md.model.artifact import (
     resolve_model,
     script_potential,
 )
-from mace_md.model.potential import DEFAULT_SKIN, KernelChoice, checked_atoms, make_potential
+from mace_md.model.chosen_atoms import checked_atoms
+from mace_md.model.potential import DEFAULT_SKIN, KernelChoice, make_potential
+from mace_md.model.precision import float_dtype
 from mace_md.ops.energy_forces import load_library
 
 _log = logging.getLogger("mace_md")
@@ -63,7 +66,7 @@ def make_force(
     topology : an openmm.app.Topology, or the atomic numbers of all particles.
     model : a model, a name or file for `load_model`, or a potential written by `export_potential`.
     periodic : default for a Topology: whether it has box vectors.
-    atoms : indices of the particles that the model acts on; all by default.
+    atoms : particles that the model acts on: indices, a mask, or what else `checked_atoms` takes; all by default.
     backend : "torchforce" or "python".
     kernels : "auto", "native" or "reference", see `make_potential`.
     tensor_cores : with native kernels on an NVIDIA GPU, products with weights in three parts of TF32 (`pack`).
@@ -83,11 +86,17 @@ def make_force(
         raise InputError(f"backend is 'torchforce' or 'python', not {backend!r}")
     if backend == "torchforce":
         require_openmmtorch()
+    if not hasattr(topology, "atoms"):
+        topology = list(topology)
+    if atoms is not None:
+        n_particles = topology.getNumAtoms() if hasattr(topology, "atoms") else len(topology)
+        atoms = checked_atoms(atoms, n_particles)
+    dtype = float_dtype(dtype)
     atomic_numbers = _atomic_numbers(topology, atoms)
     if periodic is None:
         periodic = _is_periodic(topology)
     particles: list[int] = []  # all
-    if not isinstance(model, torch.nn.Module) and is_potential_file(model):
+    if isinstance(model, (str, os.PathLike)) and is_potential_file(model):
         info = read_info(model)
         wanted = {"head": head, "atoms": None if atoms is None else tuple(int(i) for i in atoms)}
         wanted |= {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}

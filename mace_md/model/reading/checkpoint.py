@@ -24,6 +24,7 @@ from mace_md.model.build import restore_model, select_head
 from mace_md.model.descriptors import PREFIX, DescriptorStatistics
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.mace import MACE
+from mace_md.model.precision import float_dtype
 from mace_md.model.reading.archive import Archive, read_archive
 from mace_md.model.reading.mace_torch import LARGEST_ELL, read_mace_torch
 from mace_md.model.reading.unpickle import Refused
@@ -66,12 +67,11 @@ def load_model(
     name_or_path : a name of `mace-md models list` (fetched when it is not in the cache), a mace-torch `.model` file
         (read without running anything in it), or our own `.mace` file.
     head : needed when the file has several.
-    dtype : "float32", "float64" or the torch dtype; None keeps the file's.
+    dtype : "float32", "float64", or torch's or numpy's; None keeps the file's.
 
     Raises InputError, in one line, for a file that cannot be read, an unknown block, or a head that is not there.
     """
-    if isinstance(dtype, str) and dtype not in _DTYPES:
-        raise InputError(f"dtype must be float32 or float64, got {dtype!r}")
+    dtype = float_dtype(dtype)
     path, published = _find(name_or_path)
     config, state, info = _read_model(path)
     statistics = {name: state.pop(name) for name in list(state) if name.startswith(PREFIX)}
@@ -82,7 +82,7 @@ def load_model(
     _refuse_broken_weights(path, state)
     head = _choose_head(path, config, head)
     try:
-        model = restore_model(config, state, _DTYPES.get(dtype, dtype) if dtype else getattr(torch, info.dtype))
+        model = restore_model(config, state, dtype or getattr(torch, info.dtype))
         model = select_head(model, head).to(device)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
