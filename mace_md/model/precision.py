@@ -23,5 +23,5 @@ def float_dtype(dtype: Any) -> torch.dtype | None:
         name = getattr(dtype, "__name__", None) or getattr(dtype, "name", None) or name
     found = _DTYPES.get(str(name).removeprefix("torch."))
     if found is None:
-        raise InputError(f"dtype is 'float32' or 'float64' (or torch's or numpy's), not {dtype!r}")
+        raise InputError(f"dtype is 'float32' or 'float64', not {dtype!r} (torch's and numpy's types are taken, too)")
     return found

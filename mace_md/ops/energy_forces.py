@@ -131,19 +131,75 @@ def energy_forces(
 
     Returns the energy (float64 scalar, kJ/mol, without E0s), the forces (kJ/mol/nm, as `positions`, zero for particles
     outside) and the virial -dE/dstrain (float64 [3, 3], kJ/mol). The energy is differentiable once with respect to
-    positions and box. Raises RuntimeError for shapes and types that are not these, values that are not finite, and
-    energies that are not finite.
+    positions and box. Raises RuntimeError for shapes and types that are not these, values that are not finite,
+    energies that are not finite, and, outside TorchScript, when it is differentiated twice.
     """
     energy, forces, virial = torch.ops.mace_md.energy_forces(
         positions.detach().contiguous(), None if box is None else box.detach().contiguous(), types, blob, state
     )
+    if torch.jit.is_scripting():
+        energy = _with_gradient(energy, positions, box, forces, virial)
+    elif torch.is_grad_enabled() and (positions.requires_grad or (box is not None and box.requires_grad)):
+        energy = _differentiable(energy, positions, box, forces, virial)
+    return energy, forces, virial
+
+
+def _with_gradient(energy: Tensor, positions: Tensor, box: Optional[Tensor], forces: Tensor, virial: Tensor) -> Tensor:
+    """The energy with its first derivatives, in TorchScript, which has no autograd functions."""
     if torch.is_grad_enabled():
         if positions.requires_grad:
             # adds zero, with the gradient that the op has already computed
             energy = energy - ((positions - positions.detach()).to(torch.float64) * forces.to(torch.float64)).sum()
         if box is not None and box.requires_grad:
             fixed = box.detach().to(torch.float64)
-            on_atoms = positions.detach().to(torch.float64).t() @ forces.to(torch.float64)
-            gradient = torch.linalg.solve(fixed.t(), on_atoms - virial)
-            energy = energy + ((box.to(torch.float64) - fixed) * gradient).sum()
-    return energy, forces, virial
+            energy = energy + ((box.to(torch.float64) - fixed) * _slope_in_box(positions, fixed, forces, virial)).sum()
+    return energy
+
+
+def _slope_in_box(positions: Tensor, box: Tensor, forces: Tensor, virial: Tensor) -> Tensor:
+    """dE/dbox at fixed positions, [3, 3], kJ/mol/nm, float64, from the derivative by the strain of both."""
+    on_atoms = positions.detach().to(torch.float64).t() @ forces.to(torch.float64)
+    return torch.linalg.solve(box.t(), on_atoms - virial)
+
+
+@torch.jit.unused
+def _differentiable(energy: Tensor, positions: Tensor, box: Optional[Tensor], forces: Tensor, virial: Tensor) -> Tensor:
+    """The energy with its first derivatives, and an error where second ones are asked for."""
+    slope = None
+    if box is not None and box.requires_grad:
+        slope = _slope_in_box(positions, box.detach().to(torch.float64), forces, virial)
+    return _FirstDerivatives.apply(energy, positions, box, forces, slope)
+
+
+class _FirstDerivatives(torch.autograd.Function):
+    """The identity of an energy, with gradients that the op has already computed."""
+
+    @staticmethod
+    def forward(ctx, energy, positions, box, forces, slope):
+        ctx.save_for_backward(positions, box, forces, slope)
+        return energy.clone()
+
+    @staticmethod
+    def backward(ctx, outer):
+        positions, box, forces, slope = ctx.saved_tensors
+        on_positions = on_box = None
+        if ctx.needs_input_grad[1]:
+            on_positions = _NoSecond.apply((-outer * forces.to(outer.dtype)).to(positions.dtype), positions)
+        if ctx.needs_input_grad[2]:
+            on_box = _NoSecond.apply((outer * slope).to(box.dtype), box)
+        return None, on_positions, on_box, None, None
+
+
+class _NoSecond(torch.autograd.Function):
+    """The identity of a first derivative; `at` is what it would have to be differentiated by, and cannot."""
+
+    @staticmethod
+    def forward(ctx, derivative, at):
+        return derivative.clone()
+
+    @staticmethod
+    def backward(ctx, outer):
+        raise RuntimeError(
+            "the native kernels have no second derivatives of the energy, which would come out as zero. Take the model "
+            "itself (mace_md.model.mace.predict, or its node_energies) for Hessians, or differences of forces"
+        )

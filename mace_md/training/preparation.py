@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -257,6 +260,7 @@ def _architecture(config: TrainConfig, elements: tuple[int, ...]) -> ModelConfig
     if config.max_L is None:
         values["max_L"] = min(values["max_L"], values["max_ell"])
     residual = ["RealAgnosticResidualInteractionBlock"] * (layers - 1)
+    _refuse_size(config, values, layers, len(elements))
     return ModelConfig(
         atomic_numbers=elements,
         **values,
@@ -265,6 +269,22 @@ def _architecture(config: TrainConfig, elements: tuple[int, ...]) -> ModelConfig
         avg_num_neighbors=(1.0,) * layers,
         pair_repulsion=config.pair_repulsion,
     )
+
+
+def _refuse_size(config: TrainConfig, shape: dict, layers: int, n_elements: int) -> None:
+    """Raise InputError for a model whose weights, with their gradients, moments and average, no memory here holds."""
+    channels, n_l = shape["num_channels"], shape["max_L"] + 1
+    widths = [shape["num_bessel"], *shape["radial_MLP"], channels * n_l * (shape["max_ell"] + 1)]
+    radial = sum(a * b for a, b in pairwise(widths))
+    weights = layers * (channels**2 * n_l * (n_elements + 3) + radial)
+    needed = 6 * weights * getattr(torch, config.dtype).itemsize
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
+    if needed > there:
+        raise InputError(
+            f"--num-channels {channels}: a model of about {weights / 1e6:,.0f} million weights would take "
+            f"{needed / 1e9:,.0f} GB to train, and this machine has {there / 1e9:,.0f} GB. Most MACE models have 32 to "
+            "256 channels, and a --radial-MLP of 64."
+        )
 
 
 def _option(config: TrainConfig, name: str):

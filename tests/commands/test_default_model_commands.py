@@ -27,7 +27,7 @@ def alone(tmp_path, monkeypatch):
     """An empty folder, no cache of models, and no network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("mace_md.model.reading.zoo.urllib.request.urlopen", None)
+    monkeypatch.setattr("mace_md.model.reading.zoo.urllib.request.build_opener", None)
     return tmp_path
 
 

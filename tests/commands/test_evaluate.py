@@ -61,7 +61,8 @@ def test_the_errors_are_those_that_were_put_in(labelled, tiny_model, tmp_path, c
         1000 * np.sqrt((of_oxygen**2).mean()), abs=1e-4
     )
     assert set(written["all"]["by_config_type"]) == {"type0", "type1"}
-    assert {path.name for path in output.iterdir()} == {"errors.json", "parity-small.png", "parity-large.png"}
+    plots = {f"parity-{name}.{suffix}" for name in ("small", "large") for suffix in ("png", "svg")}
+    assert {path.name for path in output.iterdir()} == {"errors.json", *plots}
     assert written["options"]["head"] is None and "torch" in written["versions"]
 
     rows = [line for line in text.splitlines() if re.match(r"(small|large|all) ", line)]
@@ -135,3 +136,45 @@ def test_the_constant_between_two_levels_of_theory_is_pointed_out(labelled, tiny
     ase.io.write(tmp_path / "it.xyz", frames)
     assert evaluate(tiny_model, tmp_path / "it.xyz", "--no-plots", "--output", tmp_path) == 0
     assert re.search(r"energies: \+(49|50)\d\.\d meV/atom of the error is a constant", capsys.readouterr().out)
+
+
+def test_stresses_of_slabs_and_frames_without_a_volume(tiny_model, tmp_path, capsys):
+    """Labels of the calculator: the same volume, so no error; what has no volume is left out, and the JSON is one."""
+    numbers, positions = cluster(5)
+    frames = []
+    for pbc in (True, (True, True, False), False):
+        atoms = ase.Atoms(numbers, positions, cell=[7.0, 7.5, 30.0], pbc=pbc)
+        atoms.calc = mace_md.ase_calculator(tiny_model, kernels="reference")
+        frames.append(atoms.copy())
+        frames[-1].info |= {"REF_energy": atoms.get_potential_energy(), "REF_stress": atoms.get_stress()}
+        frames[-1].arrays["REF_forces"] = atoms.get_forces()
+    ase.io.write(tmp_path / "slabs.xyz", frames)
+    assert evaluate(tiny_model, tmp_path / "slabs.xyz", "--output", tmp_path / "out", "--no-plots") == 0
+    assert "the stress of 1 frames is left out" in capsys.readouterr().out
+    text = (tmp_path / "out" / "errors.json").read_text()
+    written = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    stress = written["data"]["slabs"]["errors"]["stress"]
+    # ASE writes numbers of info in full; 18 components
+    assert stress["count"] == 18 and stress["largest"] < 1e-6
+
+
+def test_a_near_key_is_named(labelled, tiny_model, tmp_path, capsys):
+    folder, _ = labelled
+    text = (folder / "small.xyz").read_text().replace("REF_forces", "force").replace("REF_energy", "dft_energy")
+    (tmp_path / "other.xyz").write_text(text)
+    assert evaluate(tiny_model, tmp_path / "other.xyz", "--output", tmp_path / "out") == 1
+    assert "--energy-key dft_energy" in capsys.readouterr().err
+
+
+def test_the_constant_is_taken_off_the_plot():
+    from mace_md.training.comparison import Comparison
+    from mace_md.training.parity import _panels
+
+    label = np.array([-10.0, -11.0, -12.0])
+    comparison = Comparison(
+        np.full(3, 2), np.array([1, 8] * 3), np.array(["a"] * 3), (("x", 0),) * 3, (label, label + 0.8),
+        (np.zeros((6, 3)), np.zeros((6, 3))), (np.full((3, 3, 3), np.nan),) * 2,
+    )  # fmt: skip
+    energy, forces = _panels(comparison)
+    np.testing.assert_allclose(energy.predicted, energy.label, atol=1e-9)
+    assert "+400 meV/atom" in energy.note and list(forces.groups) == ["H", "O"]

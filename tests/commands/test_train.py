@@ -240,3 +240,62 @@ def test_a_training_that_ran_out_of_patience_has_nothing_left_to_do(data, tmp_pa
     assert len(table.splitlines()) == 1 + 3
     assert train(data, tmp_path / "out", *words, "--restart") == 0
     assert (tmp_path / "out" / "metrics.csv").read_text() == table
+
+
+# --- what a trained model says of itself, and a disk that is full ---
+
+
+@pytest.mark.parametrize("words, theory, dispersion", [
+    ([], "unknown", "unknown"), (["--level-of-theory", "inherit"], "springs", "unknown"),
+    (["--level-of-theory", "other springs"], "other springs", "unknown"),
+])  # fmt: skip
+def test_the_level_of_theory_is_that_of_the_labels(words, theory, dispersion, trained, data, tmp_path, capsys):
+    output = tmp_path / "tuned"
+    more = ["--dtype", "float64", "--valid-count", "4", "--epochs", "1", "--no-stage-two", "--output", str(output)]
+    assert cli.main(["train", str(data), "--start-from", str(trained / "model.mace"), *more, *words]) == 0
+    _, info, provenance = describe_model(output / "model.mace")
+    assert (info.level_of_theory, info.dispersion) == (theory, dispersion)
+    assert provenance["start_from"] == str(trained / "model.mace")
+    log = (output / "train.log").read_text()
+    assert "before training: RMSE E " in log and "4 frames to validate with are few" in log
+    assert f"{data}: 15 frames; energy from energy (eV), forces from forces (eV/A), no stress" in log
+    capsys.readouterr()
+    assert cli.main(["models", "show", str(output / "model.mace")]) == 0
+    shown = capsys.readouterr().out
+    assert "{" not in shown and "train 8, valid 4" in shown and "epochs = 1" in shown
+
+
+def test_inheriting_needs_a_start(data, tmp_path, capsys):
+    assert train(data, tmp_path / "out", "--level-of-theory", "inherit") == 2
+    assert "needs --start-from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "label.xyz", "label.h5"])
+def test_a_full_disk_ends_with_a_path_and_advice(command, trained, data, tmp_path):
+    """A limit on the size of files instead: the same error from the same calls."""
+    words = [*SMALL, "--num-channels", "64", "--valid-count", "4", "--epochs", "3", "--output", str(tmp_path / "out")]
+    if command != "train":
+        words = ["label", str(trained / "model.mace"), str(data), "--output", str(tmp_path / command)]
+    else:
+        words = ["train", str(data), *words]
+    code = (
+        "import resource, sys; from mace_md import cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+        "sys.exit(cli.main(sys.argv[2:]))"
+    )
+    size = "20000" if command == "train" else "1500"
+    environment = os.environ | {"MACE_MD_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, size, *words], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-600:]
+    assert "cannot be written (File too large); " in done.stderr and "make room" in done.stderr
+    assert [path.name for path in tmp_path.rglob("*") if path.name.endswith(".tmp")] == []
+    assert not (tmp_path / command).exists()
+
+
+def test_an_absurd_number_of_channels_is_refused(data, tmp_path, capsys):
+    assert train(data, tmp_path / "out", "--num-channels", "1000000") == 1
+    error = capsys.readouterr().err
+    assert "--num-channels 1000000: a model of about" in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()

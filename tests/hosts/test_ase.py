@@ -1,5 +1,9 @@
 """The ASE calculator: finite differences of its energy, ASE's signs and units, and the three kinds of periodicity."""
 
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +127,73 @@ def test_unknown_elements_are_refused():
     atoms = Atoms("CNH", np.eye(3), calculator=ase_calculator(small_model()))
     with pytest.raises(InputError, match="does not know N; it was trained on H, C, O"):
         atoms.get_potential_energy()
+
+
+# --- what people call it with ---
+
+
+@pytest.mark.parametrize("pbc, axes", [(True, "x, y, z"), ((False, False, True), "z")])
+def test_a_periodic_direction_needs_a_cell_vector(pbc, axes):
+    atoms = atoms_with_calculator(pbc, cell=None)
+    with pytest.raises(InputError, match=f"pbc is True along {axes}, but there is no cell vector"):
+        atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.float32, np.float32, np.dtype("float32"), "torch.float32"])
+def test_every_name_of_a_precision(dtype):
+    assert next(ase_calculator(small_model(), dtype=dtype).model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["single", np.int32, float, torch.float16])
+def test_other_precisions_are_refused(dtype):
+    with pytest.raises(InputError, match="dtype is 'float32' or 'float64', not"):
+        ase_calculator(small_model(), dtype=dtype)
+
+
+@pytest.mark.parametrize("model, kind", [(["a.mace", "b.mace"], "list of 2"), ((), "tuple of 0"), (None, "NoneType")])
+def test_several_models_are_refused_by_what_they_are(model, kind):
+    with pytest.raises(InputError, match=f"not a {kind}"):
+        ase_calculator(model)
+
+
+def test_a_copy_of_a_calculator_calculates():
+    atoms = atoms_with_calculator(False)
+    again = atoms.copy()
+    again.calc = copy.deepcopy(atoms.calc)
+    assert again.get_potential_energy() == atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_first_evaluations_in_four_threads(kernels, tmp_path, monkeypatch):
+    """Fresh calculators, nothing packed before: the same numbers as one after the other, to the last bit."""
+    monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path))
+    numbers, positions = cluster(8)
+    frames = [np.asarray(positions) + 0.01 * np.random.default_rng(i).normal(size=(8, 3)) for i in range(4)]
+
+    def evaluate(frame, model, start=None):
+        atoms = Atoms(numbers, frame, calculator=ase_calculator(model, kernels=kernels))
+        if start is not None:
+            start.wait()
+        return atoms.get_potential_energy(), atoms.get_forces()
+
+    model, start = small_model(), threading.Barrier(4)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda frame: evaluate(frame, model, start), frames))
+    for (energy, forces), frame in zip(found, frames, strict=True):
+        expected = evaluate(frame, model)
+        assert energy == expected[0]
+        np.testing.assert_array_equal(forces, expected[1])
+
+
+def test_a_band_of_images_in_parallel():
+    from ase.mep import NEB
+
+    numbers, positions = cluster(8)
+    rng = np.random.default_rng(0)
+    images = [Atoms(numbers, np.asarray(positions) + 0.02 * rng.normal(size=(8, 3))) for _ in range(6)]
+    bands = {}
+    for parallel in (True, False):
+        for image in images:
+            image.calc = ase_calculator(small_model())
+        bands[parallel] = NEB(images, parallel=parallel, method="improvedtangent").get_forces()
+    np.testing.assert_array_equal(bands[True], bands[False])

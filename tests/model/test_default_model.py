@@ -56,7 +56,7 @@ def test_the_file_is_the_one_the_list_names_and_says_where_it_comes_from():
 
 def test_it_is_found_by_name_without_a_cache_or_a_network(monkeypatch, tmp_path):
     monkeypatch.setenv("MACE_MD_CACHE", str(tmp_path / "nothing"))
-    monkeypatch.setattr(zoo.urllib.request, "urlopen", None)
+    monkeypatch.setattr(zoo.urllib.request, "build_opener", None)
     loaded = load_model("MACE_MD_small")
     assert loaded.info.name == DEFAULT_MODEL and loaded.info.sha256 == zoo.find_model(DEFAULT_MODEL).sha256
     assert not (tmp_path / "nothing").exists()

@@ -239,6 +239,18 @@ def test_a_state_serves_other_atoms_models_and_boxes(engine):
         assert np.abs(native(atoms)[1] - expected[1]).max() < 1e-8
 
 
+@pytest.mark.parametrize("by", ["positions", "box"])
+def test_second_derivatives_are_refused_and_not_zero(by):
+    """Asked of the op they would be zero without a word, since its forces are numbers."""
+    positions, box, types, blob, state = Native(make_model()).arguments(random_atoms(cell=TRICLINIC))
+    positions.requires_grad_(True), box.requires_grad_(True)
+    energy = energy_forces(positions, box, types, blob, state)[0]
+    leaf = positions if by == "positions" else box
+    (slope,) = torch.autograd.grad(energy, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives of the energy.*mace_md.model.mace.predict"):
+        torch.autograd.grad(slope.square().sum(), leaf)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from cases import CASES, frame_text, lattice, read_in_order, strained_crystals, with_stress
 from labelled import molecule, molecules
+from small_model import cluster, small_model
 
 from mace_md.errors import InputError
+from mace_md.model.mace import predict
+from mace_md.training.batches import PackedGraphs
 from mace_md.training.checks import check_data
 from mace_md.training.configuration import Configuration, LabelFormat
 from mace_md.training.coverage import cover, refuse_unknown_heads, refuse_unlearned_elements, refuse_useless
@@ -332,6 +335,34 @@ def test_a_model_judges_stresses(change, message):
     label = np.stack([c.stress for c in CRYSTALS])
     found = compare_with_model(np.stack([change(s) for s in label]), label)
     assert found is None if message is None else message in found
+
+
+def test_the_stress_that_training_fits_is_that_of_the_box_of_the_file():
+    """Finite differences of the energy of a slab by the strain, over the volume of its box, 25 A of vacuum included."""
+    model = small_model()
+    numbers, positions = cluster(6)
+    cell = np.diag([5.0, 5.5, 25.0])
+
+    def graph(strain):
+        stretched = np.eye(3) + strain
+        c = Configuration(
+            np.array(numbers),
+            np.asarray(positions) @ stretched,
+            cell @ stretched,
+            (True, True, False),
+            stress=np.eye(3),
+        )
+        return PackedGraphs([c], r_max=model.r_max, atomic_numbers=model.atomic_numbers.tolist()).batch([0]).graph
+
+    found = predict(model, graph(np.zeros((3, 3))), stress=True).stress[0].numpy()
+    h = 1e-5
+    for i in (0, 1):
+        strain = np.zeros((3, 3))
+        strain[i, i] = h
+        energies = [float(predict(model, graph(sign * strain)).energy) for sign in (1, -1)]
+        expected = (energies[0] - energies[1]) / (2 * h) / np.linalg.det(cell)
+        assert found[i, i] == pytest.approx(expected, abs=1e-9)  # eV/A^3
+    assert np.abs(found).max() > 1e-5
 
 
 # --- what a training can use ---

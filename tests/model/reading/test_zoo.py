@@ -1,8 +1,12 @@
 """Published models: what is said of them, and how their files are fetched, from a server on this machine."""
 
+import errno
 import hashlib
 import http.server
 import os
+import platform
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +31,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.requests.append(name)
         if name == "missing.model":
             self.send_error(404)
+            return
+        if name.startswith("moved"):
+            self.send_response(302)
+            own = f"http://127.0.0.1:{self.server.server_port}/good.model"
+            self.send_header("Location", "ftp://127.0.0.1/good.model" if name == "moved_away.model" else own)
+            self.end_headers()
             return
         body = {
             "page.model": b"<!DOCTYPE html><html>sign in</html>",
@@ -91,7 +101,9 @@ def test_without_known_size_and_hash_the_file_is_taken(server, tmp_path):
     ("text.model", {"size": None}, "not a torch file"),
     ("cut.model", {}, r"ended after \d+ of 768004 bytes|retrieval incomplete|cannot reach"),
     ("good.model", {"sha256": "0" * 64}, f"SHA-256 is {SHA256} instead of 0000"),
-    ("good.model", {"size": 5}, "768004 bytes instead of 5"),
+    ("good.model", {"size": 5}, "sends 768004 bytes or more, but the file has 5"),
+    ("unsized.model", {"size": 5}, r"sends \d+ bytes or more, but the file has 5"),
+    ("moved_away.model", {}, "redirects from http to ftp .ftp://127.0.0.1/good.model., which is not followed"),
 ])  # fmt: skip
 def test_what_is_not_the_model_is_refused_and_leaves_nothing(name, facts, message, server, tmp_path):
     model = replace(published(f"{server}/{name}"), **facts)
@@ -134,6 +146,43 @@ def test_an_interrupted_download_can_be_repeated(server, tmp_path):
         fetch(model, tmp_path, progress=interrupt)
     assert os.listdir(tmp_path) == []
     assert fetch(model, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_redirect_of_the_same_protocol_is_followed(server, tmp_path):
+    assert fetch(published(f"{server}/moved.model"), tmp_path).read_bytes() == CONTENT
+
+
+def test_an_unknown_size_has_a_limit(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "_LARGEST", 1000)
+    for name in ("good.model", "unsized.model"):
+        with pytest.raises(InputError, match="no published model has more than 1000"):
+            fetch(published(f"{server}/{name}", None, None), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_killed_downloads_left_is_taken_away(server, tmp_path):
+    """Of this machine when the process is gone, of others when it is old; running ones and other files stay."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    here, alive = platform.node(), subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    gone = [f".good.model.{here}.{done.pid}.part", ".good.model.x8_k2v"]
+    kept = [f".good.model.{here}.{alive.pid}.part", ".good.model.elsewhere.1.part", ".other.model.x8_k2v", "notes.txt"]
+    for name in gone + kept:
+        (tmp_path / name).write_bytes(b"PK")
+    os.utime(tmp_path / ".good.model.x8_k2v", (0, 0))
+    fetch(published(f"{server}/good.model"), tmp_path)
+    alive.communicate(b"\n")
+    assert set(os.listdir(tmp_path)) == {"good.model", *kept}
+
+
+def test_a_full_disk_names_the_place_and_the_way_out(server, tmp_path, monkeypatch):
+    def full(model, file, target, progress):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zoo, "_download", full)
+    with pytest.raises(InputError, match=r"good\.model: cannot be written .No space.*Make room, or .*--cache"):
+        fetch(published(f"{server}/good.model"), tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):
