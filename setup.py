@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PLUGINS = Path("plugins")
-CPU, CUDA = PLUGINS / "cpu", PLUGINS / "cuda"
+CPU, CUDA, TRAINING = PLUGINS / "cpu", PLUGINS / "cuda", PLUGINS / "training"
 # Compiled by NVRTC when they are needed, so they travel inside the library as text.
 EMBEDDED = [*sorted(CUDA.glob("*.cuh")), CUDA / "arguments.h", CUDA / "device.h"]
 EMBEDDED += [PLUGINS / f"{name}.h" for name in ("geometry", "lattice", "paths", "sequence", "spline")]
@@ -59,11 +59,13 @@ class BuildNative(build_ext):
         jobs = [(PLUGINS / "ops.cpp", [], "ops"), (PLUGINS / "torch_abi.cpp", [], "torch_abi")]
         jobs += [(CPU / f"{name}.cpp", [], name) for name in ("neighbors", "state")]
         jobs += [(path, [], f"cuda_{path.stem}") for path in sorted(CUDA.glob("*.cpp"))]
+        jobs.append((TRAINING / "ops.cpp", [], "training_ops"))
         jobs.append((embed_sources(objects_dir), [f"-I{CUDA}"], "cuda_embedded"))
         for name, flags in INSTRUCTION_SETS.items():
             for real in ("float", "double"):
                 defines = [f"-DMACE_MD_TARGET={name}_{real}", f"-DMACE_MD_REAL={real}"]
                 jobs.append((CPU / "engine.cpp", [*flags, *defines], f"engine_{name}_{real}"))
+                jobs.append((TRAINING / "kernels.cpp", [*flags, *defines], f"training_{name}_{real}"))
         defines = [f"-DMACE_MD_HAVE_{name.upper()}" for name in INSTRUCTION_SETS]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda job: self.compile_one(*job, defines, objects_dir), jobs))
@@ -73,7 +75,9 @@ class BuildNative(build_ext):
         # Each object has a folder of its own: the compiler names objects after sources, and one is compiled often.
         folder = objects_dir / name
         target = folder / source.with_suffix(".o")
-        headers = [*PLUGINS.glob("*.h"), *CPU.glob("*.h"), *([] if name.startswith("engine") else CUDA.glob("*.*h"))]
+        headers = [*PLUGINS.glob("*.h"), *CPU.glob("*.h")]
+        headers += TRAINING.glob("*.h") if name.startswith("training") or name == "ops" else []
+        headers += CUDA.glob("*.*h") if name.startswith("cuda") or name == "ops" else []
         newest = max(path.stat().st_mtime for path in [source, Path("setup.py"), *headers])
         if target.exists() and target.stat().st_mtime > newest:
             return str(target)

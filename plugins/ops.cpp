@@ -7,6 +7,7 @@
 #include "checks.h"
 #include "cuda/op.h"
 #include "cpu/state.h"
+#include "training/ops.h"
 
 namespace mace_md {
 namespace {
@@ -294,6 +295,7 @@ const char* register_at_load() {
   try {
     torch_abi::resolve();
     torch_abi::register_ops("mace_md", kOps, static_cast<int>(std::size(kOps)));
+    training::register_training_ops(best_isa);
   } catch (const std::exception& exception) {
     error = exception.what();
   }

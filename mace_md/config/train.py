@@ -251,6 +251,7 @@ class TrainConfig(Settled):
         on_restart="free",
     )
     dtype: str = shared.dtype("float32")
+    kernels: str = shared.kernels()
     device: str = shared.device()
     threads: int | None = shared.threads()
 

@@ -6,9 +6,9 @@ frames or atoms. `LazyGraphs` builds the graphs of a batch when it is asked for,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -121,18 +121,19 @@ def make_graphs(data: Sequence[Configuration], *, model: torch.nn.Module, device
     return LazyGraphs(data, **how) if getattr(data, "is_lazy", False) else PackedGraphs(data, **how)
 
 
-def iterate_batches(graphs: PackedGraphs | LazyGraphs, groups: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
-    """The batches of the index groups in turn, None for an empty group.
+def iterate_batches(
+    graphs: PackedGraphs | LazyGraphs,
+    groups: Sequence[Sequence[int]],
+    prepare: Callable[[Batch], Any] = lambda batch: batch,
+) -> Iterator[Any]:
+    """The batches of the index groups in turn, as `prepare` returns them; None for an empty group.
 
-    Where a batch takes reading, the next one is made in another thread meanwhile.
+    The next one is made in another thread meanwhile.
     """
 
-    def make(group: Sequence[int]) -> Batch | None:
-        return graphs.batch(group) if len(group) else None
+    def make(group: Sequence[int]) -> Any:
+        return prepare(graphs.batch(group)) if len(group) else None
 
-    if isinstance(graphs, PackedGraphs):
-        yield from map(make, groups)
-        return
     with ThreadPoolExecutor(1) as ahead:
         waiting = None
         for group in groups:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mace_md.model.mace import MACE, Prediction, predict
+from mace_md.model.mace import MACE, Prediction
 from mace_md.training.batches import Batch, LazyGraphs, PackedGraphs, iterate_batches
+from mace_md.training.evaluators import Evaluator, make_evaluator
 from mace_md.training.loss import Loss
 
 # Rows of the sums: |error|, error^2, count of each quantity; then the three terms of the loss and their counts.
@@ -46,16 +47,22 @@ def evaluate_errors(
     batch_size: int = 20,
     share: tuple[int, int] = (0, 1),
     add_up: Callable[[Tensor], None] = lambda sums: None,
+    evaluator: Evaluator | None = None,
 ) -> ValidationErrors:
     """Errors and loss over all frames, weights of frames counted in the loss only.
 
     share : (rank, number of processes): every process takes its part of the batches, and `add_up` sums over processes.
+    evaluator : of `model`; plain PyTorch, if there is none.
     """
+    evaluator = evaluator or make_evaluator(model, "reference")
     groups = [range(i, min(i + batch_size, len(graphs))) for i in range(0, len(graphs), batch_size)]
     sums = torch.zeros(len(_QUANTITIES) + 1, 6, dtype=torch.float64, device=model.embedding.device)
     with _weights_held(model):
-        for batch in iterate_batches(graphs, groups[share[0] :: share[1]]):
-            prediction = predict(model, batch.graph, stress=loss.with_stress)
+        prepared = iterate_batches(
+            graphs, groups[share[0] :: share[1]], lambda batch: (batch, evaluator.prepare(batch.graph))
+        )
+        for batch, graph in prepared:
+            prediction = evaluator.predict(graph, stress=loss.with_stress)
             _accumulate(sums, batch, prediction, loss)
     add_up(sums)
     return _errors(sums.cpu())

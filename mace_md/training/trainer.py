@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from mace_md.config import TrainConfig
 from mace_md.errors import SafetyStop
-from mace_md.model.mace import MACE, predict
+from mace_md.model.mace import MACE
 from mace_md.training.batches import Batch, LazyGraphs, PackedGraphs, iterate_batches
+from mace_md.training.evaluators import check_at_start, make_evaluator
 from mace_md.training.loss import Loss
 from mace_md.training.metrics import ValidationErrors, evaluate_errors, index_groups
 from mace_md.training.optimizer import MovingAverage, make_optimizer
@@ -79,6 +81,7 @@ class Trainer:
         self.scheduler = _make_scheduler(self.optimizer, config)
         self.average = MovingAverage(model, config.ema) if config.ema > 0 else None
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.evaluator = make_evaluator(model, config.kernels)
         self.best_state: dict[str, Tensor] | None = None
         self._seed = 1 if config.seed is None else config.seed
 
@@ -117,8 +120,11 @@ class Trainer:
         """Train to the end; False when `should_stop` ended it before, between two steps.
 
         `on_epoch` is called after each epoch, `on_step` with (steps done, steps in the epoch) after each step. Raises
-        SafetyStop when the loss is no number any more.
+        SafetyStop when the loss is no number any more, and when the native kernels do not give the plain model's
+        gradients.
         """
+        if not self.is_done:
+            check_at_start(self.model, self.evaluator, self.train, self.loss)
         while not self.is_done:
             if self._stage_one_is_over():
                 self._begin_stage_two()
@@ -133,8 +139,9 @@ class Trainer:
         share = (self.processes.rank, self.processes.size)
         with self.average.in_place() if self.average else nullcontext():
             return evaluate_errors(
-                self.model, self.valid, self.loss, self.config.valid_batch_size, share, self.processes.add_up
-            )
+                self.model, self.valid, self.loss, self.config.valid_batch_size, share, self.processes.add_up,
+                self.evaluator,
+            )  # fmt: skip
 
     def averaged_state(self) -> dict[str, Tensor]:
         """A copy of the model's state with the averaged weights."""
@@ -150,30 +157,35 @@ class Trainer:
         loss = self.loss
         waiting = groups[progress.steps_done :]
         shares = [self.processes.share_of(group) for group in waiting]
-        batches = iterate_batches(self.train, shares)
+        batches = iterate_batches(self.train, shares, self._prepare)
         for group in waiting:
             if self.processes.any(should_stop()):
                 return False
             started = time.perf_counter()
-            value = self._step(next(batches), loss)
+            batch, prepared = next(batches) or (None, None)
+            value = self._step(batch, loss, prepared)
             progress.seconds += time.perf_counter() - started
             progress.loss_sum += value * len(group)
             progress.steps_done += 1
             on_step(progress.steps_done, len(groups))
         return True
 
-    def _step(self, batch: Batch | None, loss: Loss) -> float:
-        """One step of the optimiser; returns the loss of the whole batch before it."""
+    def _prepare(self, batch: Batch) -> tuple[Batch, Any]:
+        return batch, self.evaluator.prepare(batch.graph)
+
+    def _step(self, batch: Batch | None, loss: Loss, prepared: Any = None) -> float:
+        """One step of the optimiser; returns the loss of the whole batch before it. `prepared`: of the evaluator."""
         self.optimizer.zero_grad(set_to_none=True)
         sums = counts = torch.zeros(3, dtype=torch.float64, device=self.model.embedding.device)
         if batch is not None:
-            prediction = predict(self.model, batch.graph, stress=loss.with_stress, training=True)
+            prepared = self.evaluator.prepare(batch.graph) if prepared is None else prepared
+            prediction = self.evaluator.predict(prepared, stress=loss.with_stress, training=True)
             sums, counts = loss.terms(batch, prediction)
         counts = counts.clone()
         self.processes.add_up(counts)
         value = (sums / counts.clamp(min=1.0)).sum()
         if value.requires_grad:
-            value.backward()
+            value.backward(inputs=self.weights)
         self.processes.add_up_gradients(self.weights)
         total = value.detach().clone()
         self.processes.add_up(total)
