@@ -23,6 +23,7 @@ from mace_md.options.writing import template
 COMMANDS = {  # name: (module, its options, what it does)
     "run": ("mace_md.commands.run", "RunConfig", "run molecular dynamics with a MACE model in OpenMM"),
     "train": ("mace_md.commands.train", "TrainConfig", "train a MACE model on energies, forces and stress"),
+    "relax": ("mace_md.commands.relax", "RelaxConfig", "relax a geometry, and the cell of a crystal, by a MACE model"),
     "export": ("mace_md.commands.export", "ExportConfig", "write a TorchScript potential.pt for one structure"),
     "evaluate": (
         "mace_md.commands.evaluate",

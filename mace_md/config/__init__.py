@@ -9,6 +9,7 @@ from mace_md.config.evaluate import EvaluateConfig
 from mace_md.config.export import ExportConfig
 from mace_md.config.label import LabelConfig
 from mace_md.config.models import ModelsConfig
+from mace_md.config.relax import RelaxConfig
 from mace_md.config.run import RunConfig
 from mace_md.config.settled import DEFAULT_MODEL
 from mace_md.config.train import INHERIT, TrainConfig
@@ -24,6 +25,7 @@ __all__ = [
     "ExportConfig",
     "LabelConfig",
     "ModelsConfig",
+    "RelaxConfig",
     "RunConfig",
     "TrainConfig",
     "load_config",
