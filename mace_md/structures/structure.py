@@ -95,9 +95,7 @@ def assemble(
     chosen, box_notes = _choose_box(contents, periodic, box)
     if chosen is not None:
         chosen = np.array(reducePeriodicBoxVectors(chosen * unit.nanometer).value_in_unit(unit.nanometer), dtype=float)
-    molecules, bond_notes = find_molecules(
-        contents.topology, contents.positions, chosen, bonds_from, contents.guessed
-    )
+    molecules, bond_notes = find_molecules(contents.topology, contents.positions, chosen, bonds_from, contents.guessed)
     topology = contents.topology
     if molecules.dropped > MOST_BROKEN_BONDS * topology.getNumBonds() and molecules.dropped > 3:
         raise InputError(
