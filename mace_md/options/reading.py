@@ -305,7 +305,7 @@ def _converted(cls: type, given: dict[str, Any], label: Any) -> dict[str, Any]:
 def read_file(cls: type, path: Path) -> dict[str, Any]:
     """The options in a TOML file, converted; relative paths in it start at its folder. Raises UsageError."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config: cannot read {path} ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:  # not text, not TOML, or a number of thousands of digits

@@ -165,7 +165,7 @@ def read_index(path: str | Path) -> list[int]:
     """Frame numbers, counted from 0, one or several a line; raises InputError."""
     path = Path(path)
     try:
-        return [int(word) for word in path.read_text().replace(",", " ").split()]
+        return [int(word) for word in path.read_text(encoding="utf-8-sig").replace(",", " ").split()]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -94,7 +94,7 @@ def _from_json(path: Path) -> dict[int, float]:
     from ase.data import atomic_numbers as numbers
 
     try:
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
         return {int(key) if key.isdigit() else numbers[key]: float(value) for key, value in table.items()}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,5 +1,8 @@
 """Elements out of names: ions of every force field, ligands, columns, masses; contradictions are refused."""
 
+import re
+from pathlib import Path
+
 import ase.build
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from mace_md.structures.formats.ions import ion_of
 from mace_md.structures.formats.reader import read_contents
 from mace_md.structures.structure import read_structure
 
+INPUTS = Path(__file__).parents[2] / "systems" / "inputs"
 WATER = [("OW", (0.0, 0.0, 0.0)), ("HW1", (0.09572, 0.0, 0.0)), ("HW2", (-0.024, 0.0927, 0.0))]  # nm
 # residue and atom name of one-atom residues: CHARMM-GUI, GROMACS (all its force fields), Amber, OPLS, the PDB
 IONS = [
@@ -256,3 +260,30 @@ def test_deuterium_of_a_topology_weighs_what_it_says(tmp_path):
     structure = write_top(tmp_path / "a.top", atoms, [(1, 2), (1, 3)])
     assert symbols(structure) == ["O", "H", "H"]
     assert structure.masses[1:] == pytest.approx([2.014, 1.008], abs=1e-3)
+
+
+def test_an_old_prmtop_without_atomic_numbers(tmp_path):
+    """The mass decides there too: a nitrogen called NA1 is no sodium."""
+    text = (INPUTS / "alanine_dipeptide.prmtop").read_text()
+    head, _, rest = text.partition("%FLAG ATOMIC_NUMBER")
+    old = head + "%FLAG" + rest.partition("%FLAG")[2]
+    assert "ATOMIC_NUMBER" not in old and "N   " in old
+    wanted = symbols(
+        read_structure(INPUTS / "alanine_dipeptide.prmtop", coordinates_file=INPUTS / "alanine_dipeptide.rst7")
+    )
+    for name, content in (
+        ("a.prmtop", old),
+        ("b.prmtop", "\ufeff" + old.replace("N   ", "NA1 ").replace("CA  ", "CL  ")),
+    ):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        structure = read_structure(tmp_path / name, coordinates_file=INPUTS / "alanine_dipeptide.rst7")
+        assert symbols(structure) == wanted
+    with pytest.raises(InputError, match=r"N, residue .*mass 12.01"):
+        (tmp_path / "c.prmtop").write_text(re.sub(r"1\.40\d+E\+01", "1.20100000E+01", old))
+        read_structure(tmp_path / "c.prmtop", coordinates_file=INPUTS / "alanine_dipeptide.rst7")
+
+
+def test_drude_particles_are_no_deuterium(tmp_path):
+    nm = [*WATER, ("DOW", WATER[0][1])]
+    with pytest.raises(InputError, match=r"no element can be read from the name of atom 4 \(DOW"):
+        read_structure(write_gro(tmp_path / "a.gro", [("SOL", nm)]))

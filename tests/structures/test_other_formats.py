@@ -119,6 +119,27 @@ def test_charge_and_spin_of_the_comment(tmp_path, comment, charge, spin):
     assert (structure.charge, structure.spin) == (charge, spin)
 
 
+@pytest.mark.parametrize("comment", ["it's a \"test", 'a="b', "x= =y", "{", '{"energy": -1.0}', "= =", "key='v", "\t"])
+def test_comments_may_be_anything(tmp_path, comment):
+    assert symbols(read_structure(write(tmp_path / "a.xyz", XYZ.format(comment=comment)))) == ["O", "H", "H"]
+
+
+def test_cell_lines_behind_the_atoms(tmp_path):
+    text = XYZ.format(comment="water") + "VEC1 9.0 0.0 0.0\nVEC2 0.0 9.0 0.0\nVEC3 0.0 0.0 9.0\n"
+    structure = read_structure(write(tmp_path / "a.xyz", text))
+    assert np.allclose(structure.box, 0.9 * np.eye(3), atol=1e-9)
+
+
+def test_the_atom_of_an_sdf_that_has_too_many_bonds_is_named(tmp_path):
+    from rdkit import Chem
+
+    block = Chem.MolToMolBlock(Chem.AddHs(Chem.MolFromSmiles("C[N+](C)(C)C"))).replace("M  CHG  1   2   1\n", "")
+    with pytest.raises(InputError, match="atom 2 N, 4, is greater than permitted"):
+        read_structure(write(tmp_path / "a.sdf", block))
+    with pytest.raises(InputError, match="describes a component"):
+        read_structure(write(tmp_path / "a.cif", "data_x\nloop_\n_chem_comp_atom.comp_id\n_chem_comp_atom.x\nA 1\n"))
+
+
 def test_charges_of_the_atoms_add_up(tmp_path):
     lines = XYZ.format(comment="Properties=species:S:1:pos:R:3:initial_charges:R:1").splitlines()
 

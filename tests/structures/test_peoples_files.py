@@ -1,11 +1,14 @@
 """Files as other programs write them: byte-order marks, frames, cells, alternate locations."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_elements import WATER, gro_line, pdb_line, symbols
 
 from mace_md.errors import InputError
 from mace_md.structures.formats.isotopes import DEUTERIUM
+from mace_md.structures.formats.reader import read_contents
 from mace_md.structures.structure import read_structure
 
 HOH = [(name[0] + name[2:], tuple(10 * np.array(xyz))) for name, xyz in WATER]  # A
@@ -151,6 +154,17 @@ def test_models_may_differ_in_their_atoms(tmp_path):
     )
     path = write(tmp_path / "a.pdb", text)
     assert (len(read_structure(path).positions), len(read_structure(f"{path}@1").positions)) == (3, 6)
+
+
+def test_bonds_between_frames_belong_to_their_frame(tmp_path):
+    """As Open Babel writes several molecules: each with its own CONECT lines, which number its own atoms."""
+    one = "\n".join(pdb_line(k + 1, f" C{k + 1}", "LIG", 1, (1.5 * k, 0, 0), "C") for k in range(3)) + "\n"
+    text = f"{one}CONECT    1    2\nCONECT    2    3\nEND\n{one}CONECT    1    3\nEND\n"
+    path = write(tmp_path / "a.pdb", text)
+    pairs = [
+        {frozenset((a.index, b.index)) for a, b in read_contents(Path(f"{path}@{k}")).topology.bonds()} for k in (0, 1)
+    ]
+    assert pairs == [{frozenset((0, 1)), frozenset((1, 2))}, {frozenset((0, 2))}]
 
 
 # ------------------------------------------------------------------------------------------------ alternates

@@ -49,7 +49,7 @@ def committee_members(names: Sequence[str]) -> list[str]:
             members.append(name)
             continue
         try:
-            listed = json.loads(path.read_text(encoding="utf-8"))["members"]
+            listed = json.loads(path.read_text(encoding="utf-8-sig"))["members"]
             members += [str(path.parent / _text(member["model"])) for member in listed]
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}).") from None

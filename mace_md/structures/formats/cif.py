@@ -34,6 +34,8 @@ def read_cif(path: Path, frame: int | None = None, *, complete: bool = True) -> 
     from ase.io.cif import parse_cif
 
     blocks = [block for block in parse_cif(io.StringIO(read_text(path))) if block.has_structure()]
+    if not blocks and "_chem_comp_atom." in read_text(path):
+        raise InputError(f"{path}: describes a component, not a structure. Take its SDF or mol2 file.")
     if not blocks:
         raise InputError(f"{path}: holds no crystal (no atom sites with coordinates). Check the file.")
     index = frame_index(path, frame, len(blocks))

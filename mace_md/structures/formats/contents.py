@@ -11,7 +11,27 @@ from mace_md.errors import InputError
 
 # Names of massless sites in water models and lone pairs: TIP4P and TIP5P of Amber, GROMACS, CHARMM and OpenMM.
 VIRTUAL_SITE_NAMES = frozenset(
-    ("M", "MW", "OM", "EP", "EPW", "EP1", "EP2", "EPW1", "EPW2", "LP", "LP1", "LP2", "MW1", "MW2")
+    (
+        "M",
+        "MW",
+        "OM",
+        "EP",
+        "EPW",
+        "EP1",
+        "EP2",
+        "EPW1",
+        "EPW2",
+        "MW1",
+        "MW2",
+        "LP",
+        "LP1",
+        "LP2",
+        "LP3",
+        "LP4",
+        "LPA",
+        "LPB",
+        "LPX",
+    )
 )
 
 

@@ -12,7 +12,7 @@ from mace_md.structures.formats.isotopes import isotope_notes, weighing
 from mace_md.structures.formats.xyz import read_xyz
 from mace_md.units import ANGSTROM_TO_NM
 
-_CHARGE_KEYS = ("charge", "total_charge")
+_CHARGE_KEYS = ("charge", "total_charge", "net_charge", "molecular_charge")
 _SPIN_KEYS = ("spin", "spin_multiplicity", "total_spin", "multiplicity", "mult")
 WHOLE_CHARGE = 0.02  # e; charges of atoms are written with a few digits each
 

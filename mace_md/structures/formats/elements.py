@@ -165,6 +165,8 @@ def _of_many(atom: NamedAtom, near: "_Neighbours", i: int) -> app.Element | None
         return element_of_symbol(ion_of(atom.name))
     if atom.name.upper() in VIRTUAL_SITE_NAMES and residue != atom.name.upper():
         return None
+    if near.has_parent(i):
+        return None
     if is_standard_residue(residue):
         return _first_letter(atom)
     found = [symbol for symbol in readings(atom.name) if symbol not in _NOBLE]
@@ -226,6 +228,13 @@ class _Neighbours:
         for i, atom in enumerate(atoms):
             self._members.setdefault(atom.group, []).append(i)
         self._trees: dict[int, object] = {}
+
+    def has_parent(self, i: int) -> bool:
+        """Whether the atom is the Drude particle of another: DOH2 of OH2."""
+        name = self._atoms[i].name.upper()
+        if name[:1] != "D" or len(name) < 2 or not name[1].isalpha():
+            return False
+        return any(self._atoms[j].name.upper() == name[1:] for j in self._members[self._atoms[i].group])
 
     def nearest(self, i: int) -> tuple[float, str]:
         """Distance (A) and name of the nearest atom; infinity when the atom is alone."""

@@ -6,6 +6,7 @@ lacks parameters.
 """
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ def read_sdf(path: Path, frame: int | None = None, *, add_hydrogens: bool = Fals
     molecule = chem.MolFromMolBlock(records[index], removeHs=False, sanitize=True)
     if molecule is None:
         raise InputError(
-            f"{path}: molecule {index + 1} cannot be read as a chemical structure (its valences or aromatic rings do "
-            "not add up). Correct it; an xyz file needs no bonds."
+            f"{path}: molecule {index + 1} cannot be read as a chemical structure ({_problem(records[index])}). "
+            "Correct it; an xyz file needs no bonds."
         )
     title = records[index].splitlines()[0].strip()
     notes = [f"molecule {index + 1} of {len(records)}{f' ({title})' if title else ''}"] if len(records) > 1 else []
@@ -106,6 +107,18 @@ def _records(path: Path) -> list[str]:
     if not blocks or "M  END" not in blocks[0]:
         raise InputError(f"{path}: is not an SDF or MOL file (no 'M  END' line). Check the file.")
     return [block.partition("M  END")[0] + "M  END\n" for block in blocks]
+
+
+def _problem(record: str) -> str:
+    """What RDKit has against a mol block: the first atom whose valence is wrong, or that its lines are no atoms."""
+    chem = _rdkit()
+    molecule = chem.MolFromMolBlock(record, removeHs=False, sanitize=False)
+    if molecule is None:
+        return "its lines of atoms and bonds are not those of a MOL file"
+    found = [problem.Message() for problem in chem.DetectChemistryProblems(molecule)]
+    # RDKit counts atoms from 0, the file from 1
+    shown = [re.sub(r"atom # (\d+)", lambda match: f"atom {int(match.group(1)) + 1}", text) for text in found]
+    return shown[0] if shown else "its valences or aromatic rings do not add up"
 
 
 def _record_index(path: Path, frame: int | None, count: int) -> int:

@@ -31,6 +31,7 @@ class Frame:
     """One set of atoms of a file: its lines, the CRYST1 before it, and what ended it."""
 
     lines: list[Line] = field(default_factory=list)
+    bonds: list[str] = field(default_factory=list)  # CONECT lines before its end
     cell: Line | None = None
     ended_by: str = ""
 
@@ -63,7 +64,7 @@ def clean_pdb(path: Path, text: str, frame: int | None) -> CleanPdb:
         notes.append(f"the file has {len(frames)} {how}; number {index + 1} was taken (another: {path.name}@INDEX)")
     lines, settled = _settled(path, chosen.lines)
     cell, box, symmetry = _cell(path, chosen.cell)
-    body = [*header, *cell, *lines, *bonds, "END"]
+    body = [*header, *cell, *lines, *dict.fromkeys([*chosen.bonds, *bonds]), "END"]
     return CleanPdb("\n".join(body) + "\n", box, symmetry, notes + settled)
 
 
@@ -90,13 +91,13 @@ def _sorted_lines(text: str) -> tuple[list[str], list[Frame], list[str]]:
             cell = (number, line)
             current.cell = cell
         elif kind == "CONECT":
-            bonds.append(line)
+            (current.bonds if counted else bonds).append(line)  # behind all frames they are for each of them
         elif not frames and not counted and line.strip() and kind not in _WITH_ATOMS:
             header.append(line)
     if counted:
         current.cell = current.cell or cell
         frames.append(current)
-    return header, frames, list(dict.fromkeys(bonds))
+    return header, frames, bonds
 
 
 def _refuse_two_structures(path: Path, frames: list[Frame], frame: int | None) -> None:

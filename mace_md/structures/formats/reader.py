@@ -123,6 +123,8 @@ def _unpacked(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(packed, file)
         except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
             raise InputError(f"{path}: cannot be unpacked ({error}). Check the file.") from error
+        if has_mark(plain):
+            plain.write_text(read_text(plain), encoding="utf-8")
         with _under_its_name(plain, path):
             yield plain
 

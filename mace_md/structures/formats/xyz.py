@@ -28,6 +28,7 @@ class XyzFrame:
 
     lines: list[str]
     first: int
+    num_atoms: int
 
 
 def read_xyz(path: Path, frame: int | None) -> tuple[Atoms, np.ndarray | None, list[str], int]:
@@ -70,8 +71,11 @@ def _frames(path: Path) -> Iterator[XyzFrame]:
                 f"{path}: frame {number} is to have {count} atoms, but {_what_ends(lines, at, found)}. Correct the "
                 "number, or complete the file."
             )
-        yield XyzFrame(body, at + 1)
         at += 2 + count
+        while at < len(lines) and lines[at].startswith("VEC"):  # the cell of a few programs
+            body.append(lines[at])
+            at += 1
+        yield XyzFrame(body, at - len(body) + 1, count)
         number += 1
 
 
@@ -83,9 +87,14 @@ def _what_ends(lines: list[str], at: int, found: int) -> str:
     return f"the file ends after {max(found, 0)}"
 
 
-def _read_frame(path: Path, frame: XyzFrame) -> tuple[Atoms, np.ndarray | None, list[str]]:
+def _by_ase(lines: list[str], comment: str) -> Atoms:
     import ase.io
 
+    text = "\n".join([lines[0].split()[0], comment, *lines[2:]]) + "\n"
+    return ase.io.read(io.StringIO(text), format="extxyz")
+
+
+def _read_frame(path: Path, frame: XyzFrame) -> tuple[Atoms, np.ndarray | None, list[str]]:
     columns = _columns(frame.lines[1])
     species, positions = _species_and_positions(path, frame, columns)
     symbols, masses, notes = _elements(path, frame, species, positions)
@@ -95,9 +104,15 @@ def _read_frame(path: Path, frame: XyzFrame) -> tuple[Atoms, np.ndarray | None, 
         words = lines[k + 2].split()
         words[where] = symbol if "species" in columns else str(element_of_symbol(symbol).atomic_number)
         lines[k + 2] = " ".join(words)
-    text = "\n".join([lines[0].split()[0], lines[1], *lines[2:]]) + "\n"
+    plain = not re.search("lattice|properties|pbc", lines[1], re.IGNORECASE)
     try:
-        atoms = ase.io.read(io.StringIO(text), format="extxyz")
+        try:
+            atoms = _by_ase(lines, lines[1])
+        except Exception:
+            if not plain:
+                raise
+            atoms = _by_ase(lines, "")  # a comment that happens to look like keys
+            notes = [*notes, "the comment line says nothing that is read"]
     except Exception as error:  # whatever its parser met
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
@@ -143,8 +158,8 @@ def _species_and_positions(path: Path, frame: XyzFrame, columns: dict) -> tuple[
             f"{path}: line {frame.first + 1}: Properties names no columns 'species' (or 'Z') and 'pos'. Correct it."
         )
     at, first = columns[name][0], columns["pos"][0]
-    species, positions = [], np.zeros((len(frame.lines) - 2, 3))
-    for k, line in enumerate(frame.lines[2:]):
+    species, positions = [], np.zeros((frame.num_atoms, 3))
+    for k, line in enumerate(frame.lines[2 : 2 + frame.num_atoms]):
         words = line.split()
         try:
             positions[k] = [float(word.replace("D", "E").replace("d", "e")) for word in words[first : first + 3]]
