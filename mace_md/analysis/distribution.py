@@ -130,9 +130,9 @@ def rdf(
         raise InputError("g(r) is relative to the density of a box, and this trajectory has none.")
     if r_max is None:
         r_max = float(heights(boxes.astype(float)).min()) / 2
-    groups = [trajectory.topology.select(text) for text in (first, second or first)]
+    one, other = (trajectory.topology.select(text) for text in (first, second or first))
     molecule = None if intramolecular else molecules_of(trajectory.topology).index
-    counter = PairCounter(trajectory.topology, *groups, r_max, bin_width, molecule)
+    counter = PairCounter(trajectory.topology, one, other, r_max, bin_width, molecule)
     counter.add(trajectory.xyz, boxes.astype(float))
     return counter.result()
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Source:
 
     name: str
     folder: Path | None
-    topology: "object"
+    topology: Any  # mdtraj.Topology; mdtraj is imported late
     start: np.ndarray
     start_box: np.ndarray | None
     trajectory: Path | None

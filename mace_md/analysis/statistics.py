@@ -158,11 +158,11 @@ def duplicated(rows: np.ndarray) -> int:
 
 def mean_of_parts(values: Sequence[float], fewest: int = FEWEST_BATCHES) -> Mean:
     """Mean of independent estimates, of groups of molecules or batches of time; their spread is the error."""
-    values = np.asarray(values, dtype=float)
-    values = values[np.isfinite(values)]
-    if len(values) < fewest:
-        raise TooShort(len(values), len(values), fewest)
-    return Mean(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))), len(values) - 1, len(values))
+    found = np.asarray(values, dtype=float)
+    found = found[np.isfinite(found)]
+    if len(found) < fewest:
+        raise TooShort(len(found), len(found), fewest)
+    return Mean(float(found.mean()), float(found.std(ddof=1) / math.sqrt(len(found))), len(found) - 1, len(found))
 
 
 def together(means: Sequence[Mean]) -> Mean:

@@ -174,8 +174,8 @@ def _between(a: Configuration, b: Configuration) -> tuple[np.ndarray, np.ndarray
 def compare_with_model(label: np.ndarray, model: np.ndarray) -> str | None:
     """What a model's stresses [n, 3, 3] say about labels, both eV/A^3, or None: only where it is sure of itself."""
     good = np.isfinite(label).all(axis=(1, 2)) & np.isfinite(model).all(axis=(1, 2))
-    a, b = ([[s[i, j] for i, j in _VOIGT] for s in side[good]] for side in (label, model))
-    a, b = np.array(a).reshape(-1, 6), np.array(b).reshape(-1, 6)
+    sides = ([[s[i, j] for i, j in _VOIGT] for s in side[good]] for side in (label, model))
+    a, b = (np.array(side).reshape(-1, 6) for side in sides)
     if len(a) < 3 or not a.any() or not b.any():
         return None
     for name, order in _ORDERS.items():

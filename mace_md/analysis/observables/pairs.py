@@ -57,16 +57,17 @@ class Rdf(Observer):
     def add(self, view: View) -> None:
         if view.boxes is None:
             raise InputError("g(r) is relative to the density of a box, and this system has none")
-        if self._counters is None:
+        counters = self._counters
+        if counters is None:
             shortest = float(heights(view.boxes).min())
             changes = self.system.source.options.get("ensemble") == "npt" or len(np.unique(view.boxes, axis=0)) > 1
             r_max = self._r_max or shortest / 2 * (MARGIN if changes else 1.0)
             molecule = self.system.molecules.index
-            self._counters = [
+            self._counters = counters = [
                 PairCounter(self.system.topology, first, second, r_max, molecule=molecule)
                 for _, first, second in self._wanted
             ]
-        for counter in self._counters:
+        for counter in counters:
             counter.add(view.positions, view.boxes)
 
     def result(self) -> Result:

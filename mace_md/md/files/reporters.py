@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import openmm
@@ -229,7 +229,7 @@ class Recorder:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, after bringing them down to the disk: what a checkpoint remembers."""
-        files = [self.log, *(file for files in self._files for file in files)]
+        files: list[Any] = [self.log, *(file for files in self._files for file in files)]
         for file in files:
             file.flush()
         return {file.path.name: file.size for file in files}

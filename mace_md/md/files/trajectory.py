@@ -7,6 +7,7 @@ cannot be written completely, because the disk is full, is removed again and OSE
 import errno
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -65,7 +66,10 @@ def open_trajectory(kind: str, path: Path, topology: app.Topology, timestep: flo
     """
     if kind == "dcd":
         return DCDTrajectory(path, topology, timestep, interval)
-    return {"xtc": XTCTrajectory, "trr": TRRTrajectory, "extxyz": ExtxyzTrajectory}[kind](path, topology)
+    writers: dict[str, Callable[..., Trajectory]] = {
+        "xtc": XTCTrajectory, "trr": TRRTrajectory, "extxyz": ExtxyzTrajectory,
+    }  # fmt: skip
+    return writers[kind](path, topology)
 
 
 class _Appended:

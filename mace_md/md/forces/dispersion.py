@@ -5,6 +5,7 @@ Grimme, Antony, Ehrlich and Krieg, J. Chem. Phys. 132, 154104 (2010); Grimme, Eh
 """
 
 import re
+from typing import Any
 
 import numpy as np
 import openmm
@@ -32,7 +33,7 @@ class DispersionPotential:
         self.atomic_numbers, self.functional = np.array(atomic_numbers, dtype=np.int32), functional
         self.cutoff, self.periodic = cutoff, periodic
         self._damping = _damping(functional)
-        self._model = None
+        self._model: Any = None
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
         positions = np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)) / _BOHR

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from openmm import app
@@ -174,7 +175,8 @@ class Run:
             self._mute(False)
 
     def _mute(self, muted: bool) -> None:
-        for one in (*self.hooks, *filter(None, [self.recorder])):
+        told: list[Any] = [*self.hooks, *filter(None, [self.recorder])]
+        for one in told:
             one.muted = muted
 
     def produce(self) -> None:

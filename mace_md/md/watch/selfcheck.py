@@ -275,7 +275,8 @@ class _Reference:
         edges = torch.nonzero(near[self.edge_index[1]]).squeeze(1)
         if len(edges) > self._edges_at_once() and len(atoms) > 1:
             half = len(atoms) // 2
-            return sum(self._force_from(part, layers, probe) for part in (atoms[:half], atoms[half:]))
+            first, second = (self._force_from(part, layers, probe) for part in (atoms[:half], atoms[half:]))
+            return first + second
         position = self.positions[probe].clone().requires_grad_(True)
         energy = self._energy_of(atoms, edges, probe, position)
         return -torch.autograd.grad(energy, position)[0] if energy.requires_grad else torch.zeros_like(position)

@@ -265,7 +265,7 @@ class FoldedMACE(nn.Module):
     @torch.jit.unused
     def has_density(self, layer: int) -> bool:
         """Whether the sums of layer 0 or 1 are divided by a density."""
-        return self.has_density1 if layer else self.has_density0
+        return bool(self.has_density1 if layer else self.has_density0)
 
 
 def fold(model: MACE, atomic_numbers: list[int] | None = None) -> FoldedMACE:

@@ -165,8 +165,8 @@ def assemble(header: dict, numbers: dict, sections: dict, dtype: torch.dtype) ->
     for i, name in enumerate(INTS):
         ints[i] = int((header | fixed)[name])
     ints[-len(CUDA_FLAGS) :] = [int(header[name]) for name in CUDA_FLAGS]
-    data = np.frombuffer(ints.tobytes() + doubles.tobytes() + body, dtype=np.uint8)
-    return torch.from_numpy(data.copy())
+    whole = np.frombuffer(ints.tobytes() + doubles.tobytes() + body, dtype=np.uint8)
+    return torch.from_numpy(whole.copy())
 
 
 def header_of(blob: Tensor) -> dict[str, int]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from openmm import app
@@ -227,7 +228,7 @@ class _Neighbours:
         self._members: dict[int, list[int]] = {}
         for i, atom in enumerate(atoms):
             self._members.setdefault(atom.group, []).append(i)
-        self._trees: dict[int, object] = {}
+        self._trees: dict[int, Any] = {}
 
     def has_parent(self, i: int) -> bool:
         """Whether the atom is the Drude particle of another: DOH2 of OH2."""

@@ -81,7 +81,7 @@ def _rdkit():
         from rdkit import Chem, RDLogger
     except ModuleNotFoundError:
         raise InputError("SDF files and SMILES need RDKit, which is not installed: pip install rdkit") from None
-    RDLogger.DisableLog("rdApp.*")  # it writes to the terminal; what matters becomes an InputError or a note
+    RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]  # it writes to the terminal; what matters becomes an InputError or a note
     return Chem
 
 

@@ -138,7 +138,7 @@ def _cell(path: Path, cell: Line | None) -> tuple[list[str], np.ndarray | None, 
         values[3:] = [90.0] * 3
     lengths = [x * ANGSTROM_TO_NM for x in values[:3]]
     vectors = computePeriodicBoxVectors(*lengths, *np.radians(values[3:])).value_in_unit(unit.nanometer)
-    fitting = "CRYST1{:9.3f}{:9.3f}{:9.3f}{:7.2f}{:7.2f}{:7.2f} {:11s}".format(*values, group.strip()[:11])
+    fitting = "CRYST1{:9.3f}{:9.3f}{:9.3f}{:7.2f}{:7.2f}{:7.2f}".format(*values) + f" {group.strip()[:11]:11s}"
     return [fitting], np.array(vectors, dtype=float), group
 
 
@@ -197,7 +197,7 @@ def _settled(path: Path, lines: list[Line]) -> tuple[list[str], list[str]]:
     return [item if isinstance(item, str) else item[0].line for item in ordered], notes
 
 
-def _places(path: Path, atoms: list[_Atom]) -> list[tuple[float, float, float, float]]:
+def _places(path: Path, atoms: list[_Atom]) -> list[tuple[float, ...]]:
     """Coordinates (A) and occupancy of each line."""
     places = []
     for atom in atoms:

@@ -91,7 +91,9 @@ def _by_ase(lines: list[str], comment: str) -> Atoms:
     import ase.io
 
     text = "\n".join([lines[0].split()[0], comment, *lines[2:]]) + "\n"
-    return ase.io.read(io.StringIO(text), format="extxyz")
+    atoms = ase.io.read(io.StringIO(text), format="extxyz")
+    assert isinstance(atoms, Atoms)  # one frame
+    return atoms
 
 
 def _read_frame(path: Path, frame: XyzFrame) -> tuple[Atoms, np.ndarray | None, list[str]]:
