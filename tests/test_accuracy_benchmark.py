@@ -1,28 +1,21 @@
 """The accuracy benchmark does not rot: its options exist, its data are divided as it says, its page is its results."""
 
+import importlib
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "benchmarks" / "accuracy"
 SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """Its scripts as modules."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield {name: runpy.run_path(str(FOLDER / f"{name}.py")) for name in ("run", "report", "datasets", "settings")}
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in ("peer", "datasets", "settings", "published"):
-            sys.modules.pop(name, None)
+    """Its modules, each as what it defines."""
+    names = ("run", "report", "datasets", "settings")
+    return {name: vars(importlib.import_module(f"benchmarks.accuracy.{name}")) for name in names}
 
 
 @pytest.mark.parametrize("cpu_sized", [True, False])
@@ -40,7 +33,7 @@ def test_its_options_are_those_of_mace_md_train(benchmark, cpu_sized):
 
 
 def test_the_page_is_of_the_results(benchmark):
-    """docs/accuracy.md is what report.py makes of the committed results: python benchmarks/accuracy/report.py."""
+    """docs/accuracy.md is what report.py makes of the committed results: python -m benchmarks.accuracy.report."""
     results, throughput = (
         json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
         for name in ("accuracy", "train_throughput")

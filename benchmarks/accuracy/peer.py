@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from datasets import ENERGY_KEY, FORCES_KEY, Dataset
-from settings import Settings
+from benchmarks.accuracy.datasets import ENERGY_KEY, FORCES_KEY, Dataset
+from benchmarks.accuracy.settings import Settings
 
 NAME = "m"
 # e3nn 0.4.4, which mace-torch pins, loads its constants with a `slice` in them; torch 2.6 and later ask for this first.

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.accuracy import published
+from benchmarks.accuracy.datasets import RMD17
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(HERE))
-
-import published  # noqa: E402
-from datasets import RMD17  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
 THROUGHPUT = ROOT / "benchmarks" / "results" / "train_throughput.json"

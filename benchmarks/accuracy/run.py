@@ -1,8 +1,8 @@
 """Trains and evaluates the models of the accuracy tables, in pieces of a few minutes, and keeps the errors.
 
-    python benchmarks/accuracy/run.py tables --datasets acac rmd17-ethanol --cpu-sized
-    python benchmarks/accuracy/run.py curves --cpu-sized
-    python benchmarks/accuracy/run.py list
+    python -m benchmarks.accuracy.run tables --datasets acac rmd17-ethanol --cpu-sized
+    python -m benchmarks.accuracy.run curves --cpu-sized
+    python -m benchmarks.accuracy.run list
 
 Each training is one task with a folder below `--work`. `--minutes 10` ends cleanly after ten minutes, with a
 checkpoint; the same command continues (exit code 4 says that there is more to do). What is finished is not done again;
@@ -22,15 +22,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.accuracy import peer
+from benchmarks.accuracy.datasets import Dataset, names, prepare
+from benchmarks.accuracy.settings import Settings, settings_for
+from mace_md.provenance import collect_provenance, write_json
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(HERE), str(ROOT)]
-
-import peer  # noqa: E402
-from datasets import Dataset, names, prepare  # noqa: E402
-from settings import Settings, settings_for  # noqa: E402
-
-from mace_md.provenance import collect_provenance, write_json  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
 CURVE_SIZES, CURVE_MOLECULES = (50, 100, 200, 400, 950), ("ethanol", "malonaldehyde")
