@@ -17,7 +17,7 @@ from mace_md.model.fast.packing import with_flags
 from mace_md.model.fast.trial import try_kernels
 from mace_md.model.mace import MACE
 from mace_md.model.reading.zoo import cache_folder
-from mace_md.ops.energy_forces import energy_forces, load_library, new_state
+from mace_md.ops.energy_forces import load_library, new_state
 from mace_md.ops.neighbor_list import VerletList, check_cell, check_positions
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
 
@@ -180,11 +180,13 @@ class NativePotential(nn.Module):
     def forward(self, positions: Tensor, box: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
         """As `Potential.forward`."""
         check_particles(positions, self.n_particles, box, self.periodic)
-        x = positions.detach().contiguous()
         cell: Optional[Tensor] = None
         if self.periodic and box is not None:
-            cell = box.detach()
-        energy, forces, _ = energy_forces(x, cell, self.types, self.blob, self.state)
+            cell = box.detach().contiguous()
+        # the op itself: its forces are the answer here, and no gradient has to be prepared
+        energy, forces, _ = torch.ops.mace_md.energy_forces(
+            positions.detach().contiguous(), cell, self.types, self.blob, self.state
+        )
         return energy, forces
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import openmm
 from openmm import app, unit
-from scipy.spatial import cKDTree
 
 from mace_md.errors import InputError
 from mace_md.structures.formats.contents import nanometers
@@ -176,6 +175,8 @@ def _fill(numbers: Sequence[int], solute: np.ndarray, box: np.ndarray, wanted: i
 
 def _oxygen_fits(cut: np.ndarray, heavy: np.ndarray, box: np.ndarray) -> np.ndarray:
     """[n] bool: waters whose oxygen is clear of all heavy atoms; a quick first sieve, most fail it in later cuts."""
+    from scipy.spatial import cKDTree  # takes longer to import than most runs to start
+
     limit = _CLOSEST[1, 1]
     margin = limit * np.linalg.norm(np.linalg.inv(box), axis=0)  # in fractions of the box
     fractions = heavy @ np.linalg.inv(box)

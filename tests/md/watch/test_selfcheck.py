@@ -140,6 +140,26 @@ def test_large_systems_check_forces_without_an_energy(disordered, strong_model, 
     selfcheck.require(found)
 
 
+def test_many_atoms_are_compared_by_the_kernels_and_these_on_a_piece(disordered, strong_model, monkeypatch):
+    """Every atom is compared; a wrong force is seen, and so are wrong kernels."""
+    pytest.importorskip("openmmtorch")
+    monkeypatch.setattr(selfcheck, "WHOLE", 10)
+    monkeypatch.setattr(selfcheck, "PIECE", 3)
+    model = load_model(strong_model, dtype="float64")
+    found = check(disordered, model, make_force(disordered.topology, load_model(strong_model, dtype="float32")))
+    assert found.num_compared == 24 and 3 < found.num_plain < 24
+    assert found.force_deviation < 1e-4 and found.energy_deviation < 1e-4
+    assert f"on {found.num_plain} atoms, forces of 24 atoms" in found.lines()[0]
+    selfcheck.require(found)
+    scaled = load_model(strong_model, dtype="float64")
+    scaled.scale *= 1.01
+    assert "the forces" in check(disordered, model, make_force(disordered.topology, scaled)).failure()
+    right = selfcheck.energy_forces
+    monkeypatch.setattr(selfcheck, "energy_forces", lambda *a: tuple(1.01 * x for x in right(*a)))
+    spoiled = check(disordered, model, make_force(disordered.topology, scaled))  # only the piece can tell
+    assert "the forces" in spoiled.failure()
+
+
 def test_energy_deviation_is_per_atom(disordered, strong_model):
     """A constant of 1 meV an atom, which changes no force, is over the limit of 0.1 meV an atom."""
     constant = openmm.CustomExternalForce(f"{EV_TO_KJ_MOL / 1000}")
