@@ -1,9 +1,10 @@
-// The packed model: what mace_md/ops/energy_forces.py writes and the engine reads.
+// The packed model: what mace_md/model/fast/packing.py writes and the engines read. This file is its manual; a test reads
+// the lists below against Python's.
 //
 // One uint8 tensor: int64 header[96], double parameters[64], then sections, each aligned to 64 bytes. Section offsets
-// are in bytes from the start. `Real` is the precision of the run (header[precision] bytes). Lengths in angstrom,
-// energies in eV. Channels are stored without padding; the engine pads and tiles them for the instruction set that it
-// runs on.
+// are in bytes from the start. `Real` is the precision of the run (header[kPrecision] bytes). Lengths in angstrom,
+// energies in eV. T types, C channels of the products, C2 of the layer-2 convolution. Channels are stored without
+// padding; the engine pads and tiles them for the instruction set that it runs on.
 #pragma once
 
 #include <cstddef>
@@ -17,26 +18,26 @@ constexpr int kHeaderInts = 96;
 constexpr int kHeaderDoubles = 64;
 
 enum HeaderInt : int {
-  kMagic,
-  kVersion,
-  kFingerprint,
-  kBytes,
-  kPrecision,  // precision: 4 or 8 bytes
-  kMaxEll,
-  kMaxL,
-  kChannels,
-  kConvChannels,
-  kTypes,            // channels of the products (C) and of the layer-2 convolution (C2)
+  kMagic,            // kBlobMagic
+  kVersion,          // kBlobVersion
+  kFingerprint,      // hash of everything else
+  kBytes,            // of the whole tensor
+  kPrecision,        // bytes of a Real: 4 or 8
+  kMaxEll,           // highest l of the harmonics: 2 or 3
+  kMaxL,             // highest l of the features that layer 2 convolves: 0, 1 or 2
+  kChannels,         // C
+  kConvChannels,     // C2
+  kTypes,            // T
   kRows,             // rows of a radial table: knots + 4
-  kRadial0BySender,  // layer-1 tables depend on the sender's type only
-  kRadial1ByPair,    // layer-2 tables depend on the pair of types
-  kMixByType,        // W_a depends on the receiver's type
-  kMlp,
-  kGate,  // width and gate of the last readout; gate: 0 none, 1 silu, 2 tanh, 3 abs
-  kZbl,
-  kScaleZbl,  // a ZBL term exists; it is multiplied by `scale`
-  kIsa,       // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
-  kSections,  // first of the section offsets, in the order of enum Section
+  kRadial0BySender,  // 1: layer-1 tables depend on the sender's type only
+  kRadial1ByPair,    // 1: layer-2 tables depend on the pair of types
+  kMixByType,        // 1: W_a depends on the receiver's type
+  kMlp,              // width of the last readout
+  kGate,             // of the last readout: 0 none, 1 silu, 2 tanh, 3 abs
+  kZbl,              // 1: there is a ZBL term
+  kScaleZbl,         // 1: which is multiplied by `scale`
+  kIsa,              // 0: best that the processor has; 1 generic, 2 avx2, 3 avx512
+  kSections,         // first of the offsets (bytes) and counts (elements) of all sections, in the order of enum Section
   // CUDA only
   kJoinedGroups = kHeaderInts - 6,  // 1: conv2_reverse with all groups of paths in one block, where that is possible
   kSmallSystem = kHeaderInts - 5,   // most atoms of a system that is evaluated with the fewest launches
@@ -47,46 +48,46 @@ enum HeaderInt : int {
 };
 
 enum Section : int {
-  kTable0,    // Real [pairs0][rows][max_ell+1][C]   spline coefficients, see radial.h
-  kTable1,    // Real [pairs1][rows][paths][C2]
-  kDensity0,  // Real [T*T][rows], or absent
-  kDensity1,  // Real [T*T][rows], or absent
-  kProgram0,  // int32, see polynomial.h
-  kProgram1,
-  kWeights0,  // Real [T][weights of program 0][C], in program order
-  kWeights1,
-  kWh,       // Real [max_L+1][C][C2]
-  kBiasH,    // Real [T][C2]
-  kClebsch,  // int32 [n][2] (row, component) sorted by component, then by row; see convolution.h for both numberings
-  kClebschValues,  // Real [n]
-  kWa,             // Real, for each l3: [T or 1][paths(l3)*C2][C]
-  kReadout0,       // Real [C]
-  kReadout0Bias,   // double [T]
-  kWr,             // Real [C][mlp]
-  kWs,             // Real [T][C][mlp]
+  kTable0,         // Real [pairs0][rows][max_ell+1][C], spline coefficients (spline.h); pairs0: T * T or T (by sender)
+  kTable1,         // Real [pairs1][rows][paths][C2]; pairs1: T * T or 1; paths in the order of paths.h
+  kDensity0,       // Real [T*T][rows], or absent
+  kDensity1,       // Real [T*T][rows], or absent
+  kProgram0,       // int32, polynomials of layer 1, see cpu/polynomial.h
+  kProgram1,       // int32, of layer 2
+  kWeights0,       // Real [T][weights of program 0][C], in program order
+  kWeights1,       // Real [T][weights of program 1][C]
+  kWh,             // Real [max_L+1][C][C2], from products of layer 1 to the features that layer 2 convolves
+  kBiasH,          // Real [T][C2], constant part of the scalar ones
+  kClebsch,        // int32 [n][2] (row, component), both as in paths.h, sorted by component, then by row; CUDA only
+  kClebschValues,  // Real [n]; CUDA only, the CPU has them as constants (couplings.h)
+  kWa,             // Real, for each l3: [T or 1][paths(l3)*C2][C], mixing after the sum over neighbours of layer 2
+  kReadout0,       // Real [C], first readout
+  kReadout0Bias,   // double [T], eV before `scale`
+  kWr,             // Real [C][mlp], last readout: from the products of layer 2
+  kWs,             // Real [T][C][mlp], and from those of layer 1
   kBiasR,          // Real [T][mlp]
   kVr,             // Real [mlp]
-  kZblTypes,       // double [T][2]: covalent radius, atomic number
-  kWhReverse,      // Real [max_L+1][C2][C]             CUDA only: W_h and W_a, each matrix transposed
-  kWaReverse,      // Real, for each l3: [T or 1][C][paths(l3)*C2]
+  kZblTypes,       // double [T][2]: covalent radius (angstrom), atomic number
+  kWhReverse,      // Real [max_L+1][C2][C], W_h transposed; CUDA only
+  kWaReverse,      // Real, for each l3: [T or 1][C][paths(l3)*C2], W_a transposed; CUDA only
   kSectionCount
 };
 static_assert(kSections + 2 * kSectionCount <= kJoinedGroups);  // offset and element count of each
 
 enum HeaderDouble : int {
-  kRMax,
-  kRMin,
-  kSpacing,
-  kSkin,
-  kScale,
-  kShift,
-  kEnergyUnit,
-  kLengthUnit,  // kJ/mol per eV, angstrom per nm
-  kZblPrefactor,
-  kZblLength,
-  kZblExponent,
-  kZblCutoffPower,
-  kZblC  // 4 coefficients, 4 exponents
+  kRMax,          // angstrom, cutoff
+  kRMin,          // angstrom, first knot; below, radial functions go on linearly
+  kSpacing,          // angstrom, between knots
+  kSkin,          // angstrom, by which the neighbour list reaches beyond r_max
+  kScale,            // of the interaction energies
+  kShift,            // eV an atom
+  kEnergyUnit,       // kJ/mol per eV
+  kLengthUnit,       // angstrom per nm
+  kZblPrefactor,     // eV angstrom
+  kZblLength,        // angstrom
+  kZblExponent,      // of the atomic numbers
+  kZblCutoffPower,   // p of the polynomial cutoff
+  kZblC           // 4 coefficients, then 4 exponents
 };
 static_assert(kZblC + 8 <= kHeaderDoubles);
 

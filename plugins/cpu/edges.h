@@ -93,7 +93,7 @@ static MACE_MD_NOINLINE void add_edge_forces(int i, int n, const Edge<ELL>* edge
     const Real* record = sums + static_cast<size_t>(e) * EdgeSums<ELL>::kSize;
     Real g[3];
     harmonics_gradient<ELL>(u.x, u.y, u.z, [&](int lm) { return record[q_position[lm]]; }, g);
-    Real radial_part = sum(load(record + EdgeSums<ELL>::kBatches * W));
+    Real radial_part = record[q_position[0]];
     if (density != nullptr) radial_part += density_adjoint * density[e];
     radial_part *= inverse_spacing;
     Real along = radial_part - (g[0] * u.x + g[1] * u.y + g[2] * u.z) * u.inverse;

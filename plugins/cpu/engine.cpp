@@ -36,6 +36,7 @@ class Evaluation {
   using Thread = typename Work::Thread;
   static constexpr auto& kPaths = Model::kPaths;
   static constexpr int kA = Model::kA, kH = Model::kH;
+  using AllPaths = typename MakeLanes<kPaths.count>::type;
 
   explicit Evaluation(Step& step) : step_(step) {
     model_.layout(step.blob, const_cast<char*>(step.packed));
@@ -109,6 +110,9 @@ class Evaluation {
   Real* sums_of(const Thread& t, Block block, int i) const {
     return t.edge_sums +
            (step_.atoms.candidate_start[i] - step_.atoms.candidate_start[block.begin]) * EdgeSums<ELL>::kSize;
+  }
+  static Real* phi_of(const Thread& t, Block block, int tile) {
+    return t.phi + int64_t{tile} * kPaths.components * block.n * W;
   }
   Real* a0_of(Block block) const { return work_.a0 + int64_t{block.begin} * kA * model_.tiles_a * W; }
 
@@ -244,7 +248,7 @@ class Evaluation {
           const int i = block.begin + atom;
           conv2_forward<ELL, L>(edges_of(i), work_.n_edges[i], work_.h + tile * h_tile,
                                 model_.table1 + tile * model_.table1_tile, t.rows);
-          couple(t, block, tile, atom, work_.scale1[i]);
+          couple<ELL, L>(t.rows, work_.scale1[i], phi_of(t, block, tile), block.n, atom, AllPaths());
         }
       mix(block, t);
       for_types(block, [&](int type, int first, int last) {
@@ -263,50 +267,20 @@ class Evaluation {
       last_readout(block, t);
       if (step_.stages != nullptr) export_layer_two(block, t);
       mix_reverse(block, t);
-      for (int tile = 0; tile < model_.tiles_h; ++tile)
+      for_runs_of_tiles<kTiles2<L>>(model_.tiles_h, [&](int tile, auto tiles) {
+        constexpr int T = decltype(tiles)::value;
         for (int atom = 0; atom < block.n; ++atom) {
           const int i = block.begin + atom;
-          couple_reverse(t, block, tile, atom, work_.scale1[i]);
-          conv2_reverse<ELL, L>(edges_of(i), work_.n_edges[i], work_.h + tile * h_tile,
-                                model_.table1 + tile * model_.table1_tile, t.rows, t.h_adjoint + tile * h_tile,
-                                sums_of(t, block, i), tile == 0);
+          for (int k = 0; k < T; ++k)
+            couple_reverse<ELL, L>(phi_of(t, block, tile + k), work_.scale1[i], t.rows + k * Model::kRowsOfAtom * W, block.n,
+                                   atom, AllPaths());
+          conv2_reverse_tiles<ELL, L, T>(edges_of(i), work_.n_edges[i], work_.h + tile * h_tile, h_tile,
+                                         model_.table1 + tile * model_.table1_tile, model_.table1_tile, t.rows,
+                                         t.h_adjoint + tile * h_tile, sums_of(t, block, i), tile == 0);
         }
+      });
       edge_forces(block, t, model_.has_density1 ? work_.density1 : nullptr, work_.scale1, t.a1, t.a1_adjoint);
     });
-  }
-
-  static int64_t component_offset(int l3, int component, int n_atoms, int atom) {
-    constexpr auto& paths = PathTable<ELL, L>::value;
-    const int in_l3 = component - paths.component_start[l3], width = 2 * l3 + 1;
-    return (int64_t{paths.component_start[l3] + in_l3 / width * width} * n_atoms + int64_t{atom} * width +
-            in_l3 % width) *
-           W;
-  }
-
-  // Phi = Clebsch-Gordan of the rows, once for an atom rather than for an edge.
-  void couple(Thread& t, Block block, int tile, int atom, Real scale) {
-    Real* phi = t.phi + int64_t{tile} * kPaths.components * block.n * W;
-    for (int l3 = 0; l3 <= ELL; ++l3)
-      for (int c = kPaths.component_start[l3]; c < kPaths.component_start[l3 + 1]; ++c) {
-        V value = zero();
-        for (int k = model_.to_component.start[c]; k < model_.to_component.start[c + 1]; ++k)
-          value += load(t.rows + model_.to_component.column[k] * W) * model_.to_component.value[k];
-        store(phi + component_offset(l3, c, block.n, atom), value * scale);
-      }
-  }
-
-  void couple_reverse(Thread& t, Block block, int tile, int atom, Real scale) {
-    const Real* phi = t.phi + int64_t{tile} * kPaths.components * block.n * W;
-    int64_t offset[kPaths.components];
-    for (int l3 = 0; l3 <= ELL; ++l3)
-      for (int c = kPaths.component_start[l3]; c < kPaths.component_start[l3 + 1]; ++c)
-        offset[c] = component_offset(l3, c, block.n, atom);
-    for (int row = 0; row < kPaths.rows; ++row) {
-      V value = zero();
-      for (int k = model_.to_row.start[row]; k < model_.to_row.start[row + 1]; ++k)
-        value += load(phi + offset[model_.to_row.column[k]]) * model_.to_row.value[k];
-      store(t.rows + row * W, value * scale);
-    }
   }
 
   // A1[l3] = Phi[l3] W_a[l3]; and its transpose. Phi is overwritten by its adjoint.
@@ -447,12 +421,15 @@ class Evaluation {
         });
       });
       if (step_.stages != nullptr) export_nodes(step_.stages->a0_adjoint, t.a1_adjoint, block);
-      for (int tile = 0; tile < model_.tiles_a; ++tile)
+      for_runs_of_tiles<kTiles1>(model_.tiles_a, [&](int tile, auto tiles) {
+        constexpr int T = decltype(tiles)::value;
         for (int atom = 0; atom < block.n; ++atom) {
           const int i = block.begin + atom;
-          conv1_reverse<ELL>(edges_of(i), work_.n_edges[i], model_.table0 + tile * model_.table0_tile, work_.scale0[i],
-                             t.a1_adjoint + tile * a_tile, block.n, atom, sums_of(t, block, i), tile == 0);
+          conv1_reverse_tiles<ELL, T>(edges_of(i), work_.n_edges[i], model_.table0 + tile * model_.table0_tile,
+                                      model_.table0_tile, work_.scale0[i], t.a1_adjoint + tile * a_tile, a_tile,
+                                      block.n, atom, sums_of(t, block, i), tile == 0);
         }
+      });
       edge_forces(block, t, model_.has_density0 ? work_.density0 : nullptr, work_.scale0, a0, t.a1_adjoint);
     });
   }

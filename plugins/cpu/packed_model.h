@@ -25,17 +25,10 @@ class Pieces {
   int64_t used_ = 0;
 };
 
-// Sparse matrix by rows: entries [start[i], start[i+1]) of (column, value).
-struct Sparse {
-  int32_t* start;
-  int32_t* column;
-  Real* value;
-};
-
 template <int ELL, int L>
 struct PackedModel {
   static constexpr auto& kPaths = PathTable<ELL, L>::value;
-  static constexpr int kA = squared(ELL + 1), kH = squared(L + 1);
+  static constexpr int kA = squared(ELL + 1), kH = squared(L + 1), kRowsOfAtom = RowTable<ELL, L>::value.total();
 
   int channels, conv_channels, types, rows, mlp;
   int tiles_a, tiles_h, tiles_mlp;  // tiles of C, C2 and the readout
@@ -49,7 +42,6 @@ struct PackedModel {
   Real *w0, *w1;                     // [type][tile][weight][W]
   Real *wh[L + 1], *wh_reverse[L + 1];
   Real* bias_h;                 // [type][C2 padded]
-  Sparse to_component, to_row;  // Clebsch-Gordan and its transpose
   Real *wa[ELL + 1], *wa_reverse[ELL + 1];
   int64_t wa_type[ELL + 1];  // from one type to the next, 0 when they share
   Real *readout0, *wr, *wr_reverse, *ws, *ws_reverse, *bias_r, *vr;
@@ -92,8 +84,6 @@ struct PackedModel {
       wh_reverse[l] = pieces.take<Real>(square);
     }
     bias_h = pieces.take<Real>(int64_t{types} * tiles_h * W);
-    to_component = sparse(pieces, kPaths.components, blob.count(kClebschValues));
-    to_row = sparse(pieces, kPaths.rows, blob.count(kClebschValues));
     for (int l = 0; l <= ELL; ++l) {
       int64_t size = square * kPaths.paths_to[l];
       wa_type[l] = mix_by_type ? size : 0;
@@ -127,7 +117,6 @@ struct PackedModel {
       pack_gemm(c2, c, [&](int k, int column) { return w[column * c2 + k]; }, wh_reverse[l]);
     }
     pad_rows(blob.section<Real>(kBiasH), types, c2, bias_h);
-    fill_clebsch(blob);
     fill_mixing(blob);
     pad_rows(blob.section<Real>(kReadout0), 1, c, readout0);
     const Real* r = blob.section<Real>(kWr);
@@ -146,14 +135,6 @@ struct PackedModel {
   }
 
  private:
-  static Sparse sparse(Pieces& pieces, int64_t n_rows, int64_t n_entries) {
-    Sparse s;
-    s.start = pieces.take<int32_t>(n_rows + 1);
-    s.column = pieces.take<int32_t>(n_entries);
-    s.value = pieces.take<Real>(n_entries);
-    return s;
-  }
-
   static void copy(const Real* from, int64_t n, Real* to) {
     for (int64_t i = 0; i < n; ++i) to[i] = from[i];
   }
@@ -182,27 +163,6 @@ struct PackedModel {
             int channel = tile * W + lane;
             *to++ = channel < channels ? from[(int64_t{type} * n_weights + w) * channels + channel] : Real(0);
           }
-  }
-
-  void fill_clebsch(const Blob& blob) {
-    const int32_t* entries = blob.section<int32_t>(kClebsch);
-    const Real* values = blob.section<Real>(kClebschValues);
-    const int n = static_cast<int>(blob.count(kClebschValues));
-    fill_sparse(entries, values, n, 1, 0, kPaths.components, to_component);
-    fill_sparse(entries, values, n, 0, 1, kPaths.rows, to_row);
-  }
-
-  static void fill_sparse(const int32_t* entries, const Real* values, int n, int by, int other, int n_rows, Sparse& s) {
-    int used = 0;
-    for (int row = 0; row < n_rows; ++row) {
-      s.start[row] = used;
-      for (int i = 0; i < n; ++i)
-        if (entries[2 * i + by] == row) {
-          s.column[used] = entries[2 * i + other];
-          s.value[used++] = values[i];
-        }
-    }
-    s.start[n_rows] = used;
   }
 
   void fill_mixing(const Blob& blob) {

@@ -33,19 +33,26 @@ static MACE_MD_INLINE V radial(const Real* c, const SplineWeights& s) {
   return value;
 }
 
-// The derivative is in units of the knot spacing.
-template <int STRIDE>
-static MACE_MD_INLINE V radial(const Real* c, const SplineWeights& s, const SplineWeights& ds, V& derivative) {
-  V row = load(c);
-  V value = s.w[0] * row;
-  derivative = ds.w[0] * row;
+// N functions of T tiles of an edge, and their derivatives in units of the knot spacing. c: the first of the six rows in
+// the first tile.
+template <int N, int T>
+static MACE_MD_INLINE void radial_of_tiles(const Real* c, size_t table_tile, const Real* weights,
+                                           const Real* derivatives, V (*values)[T], V (*slopes)[T]) {
+  const SplineWeights w = broadcast(weights), dw = broadcast(derivatives);
   MACE_MD_UNROLL
-  for (int i = 1; i < kSupport; ++i) {
-    row = load(c + i * STRIDE);
-    value += s.w[i] * row;
-    derivative += ds.w[i] * row;
+  for (int t = 0; t < T; ++t) MACE_MD_UNROLL
+  for (int f = 0; f < N; ++f) {
+    const Real* first = c + t * table_tile + f * W;
+    V row = load(first), value = w.w[0] * row, slope = dw.w[0] * row;
+    MACE_MD_UNROLL
+    for (int i = 1; i < kSupport; ++i) {
+      row = load(first + i * N * W);
+      value += w.w[i] * row;
+      slope += dw.w[i] * row;
+    }
+    values[f][t] = value;
+    slopes[f][t] = slope;
   }
-  return value;
 }
 
 }  // namespace MACE_MD_TARGET

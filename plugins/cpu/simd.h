@@ -39,9 +39,9 @@ static MACE_MD_INLINE V zero() { return V{}; }
 constexpr int padded(int n) { return (n + W - 1) / W * W; }
 constexpr int tiles(int n) { return (n + W - 1) / W; }
 
-// One level of a transposing sum: vectors that hold W/2C quantities in 2C partial sums each become, two by two, vectors
-// of W/C quantities in C partial sums. Chunks of C lanes are added even to odd; below 128 bits the pairing stays inside
-// the 128-bit lanes, where shuffles are cheap.
+// One level of a transposing sum: two vectors of partial sums become one, in which there are half as many partial sums
+// of twice as many quantities. Chunks of C lanes are added even to odd; below 128 bits the pairing stays inside the
+// 128-bit lanes, where shuffles are cheap.
 template <int C>
 struct Halves {
   static constexpr int kLane = 16 / sizeof(Real);
@@ -58,17 +58,21 @@ static MACE_MD_INLINE V add_halves(V x, V y, Lanes<I...>) {
          __builtin_shufflevector(x, y, Halves<C>::source(I, 1)...);
 }
 
-template <int C>
+// N vectors to N / 2, then on: first inside the 128-bit lanes, C = 2, 1, then across them, C = W / 2 ... kLane, when
+// only a few vectors are left.
+template <int N, int C>
 static MACE_MD_INLINE void transposing_sum_levels(V* v) {
+  constexpr int kLane = Halves<C>::kLane;
   MACE_MD_UNROLL
-  for (int i = 0; i < C; ++i) v[i] = add_halves<C>(v[i], v[i + C], typename MakeLanes<W>::type());
-  if constexpr (C > 1) transposing_sum_levels<C / 2>(v);
+  for (int i = 0; i < N / 2; ++i) v[i] = add_halves<C>(v[i], v[i + N / 2], typename MakeLanes<W>::type());
+  if constexpr (N > 2) transposing_sum_levels<N / 2, C == 1 ? W / 2 : C / 2>(v);
+  static_assert(N > 2 || C == (W > kLane ? kLane : 1));
 }
 
 // The sums over the lanes of W vectors, in the lanes of one vector: lane n holds the sum of vector sum_order(n).
 // Overwrites its input.
 static MACE_MD_INLINE V transposing_sum(V* v) {
-  transposing_sum_levels<W / 2>(v);
+  transposing_sum_levels<W, Halves<1>::kLane / 2>(v);
   return v[0];
 }
 

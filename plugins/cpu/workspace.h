@@ -80,7 +80,7 @@ struct Workspace {
     t.h_adjoint = pieces.take<Real>(n * kH * h_tiles);
     t.m0 = pieces.take<Real>(nb * kH * a_tiles);
     t.h_block = pieces.take<Real>(nb * kH * h_tiles);
-    t.rows = pieces.take<Real>(Model::kPaths.rows * W);
+    t.rows = pieces.take<Real>(kMostTiles * Model::kRowsOfAtom * W);
     t.phi = pieces.take<Real>(nb * Model::kPaths.components * h_tiles);
     t.a1 = pieces.take<Real>(nb * kA * a_tiles);
     t.a1_adjoint = pieces.take<Real>(nb * kA * a_tiles);
