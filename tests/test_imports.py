@@ -19,7 +19,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 # Wings of a room, lower ones first. The files beside the wings of a room may be below one wing and above another.
 WINGS = {
     "options": "declare reading writing",
-    "model": "reading fast",
+    "model": "families reading fast",
     "structures": "formats",
     "analysis": "observables report",
     "md": "forces dynamics files watch stepping many",

@@ -33,6 +33,9 @@ def main(config: ExportConfig) -> int:
     notes += preflight.check_box(structure, float(model.r_max), npt=False)
     for note in (*structure.notes, *notes):
         log.info("structure: %s", note)
+    inputs = {name: getattr(config, name) for name in ("charge", "spin")}
+    for name, value in inputs.items():
+        inputs[name] = getattr(structure, name) if value is None and name in model.inputs else value
     info = export_potential(
         model,
         structure.atomic_numbers,
@@ -40,6 +43,7 @@ def main(config: ExportConfig) -> int:
         periodic=structure.box is not None,
         skin=config.skin,
         kernels=config.kernels,
+        **inputs,
         positions=structure.positions,
         box=structure.box,
         overwrite=config.force,
@@ -52,8 +56,10 @@ def main(config: ExportConfig) -> int:
 
 def describe(info: PotentialInfo) -> list[str]:
     """Lines for people on what a potential file holds."""
+    inputs = [f"{key} {value:g}" for key, value in (("charge", info.charge), ("spin", info.spin)) if value is not None]
     return [
         f"model: {info.model_name}, head {info.head}, {info.level_of_theory}, dispersion {info.dispersion}",
+        *([f"model: {', '.join(inputs)}, fixed in the file"] if inputs else []),
         f"licence: {info.licence}",
         f"potential: {len(info.atomic_numbers)} atoms, {'periodic' if info.periodic else 'not periodic'}, "
         f"cutoff {info.r_max:g} A, skin {info.skin:g} A, {info.dtype}, {info.kernels} kernels",

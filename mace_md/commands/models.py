@@ -10,17 +10,36 @@ from mace_md.errors import UsageError
 from mace_md.model.reading import zoo
 
 
-def main(config: ModelsConfig) -> None:
-    """Do what `config.action` says."""
+def main(config: ModelsConfig) -> int:
+    """Do what `config.action` says; the exit code is 1 when a check failed."""
     if config.action == "list":
         _list(config.cache or zoo.cache_folder())
-        return
+        return 0
     if config.name is None:
         raise UsageError(f"`mace-md models {config.action}` needs a name; `mace-md models list` shows them")
+    if config.action == "check":
+        return _check(config)
     if config.action == "pull":
         _pull(config)
     else:
         _show(config)
+    return 0
+
+
+def _check(config: ModelsConfig) -> int:
+    """Test a model on small random structures: derivatives, symmetries, batches, cutoffs."""
+    from mace_md.model.families.checks import check_model
+    from mace_md.model.reading.checkpoint import load_model
+    from mace_md.model.settle import settle
+
+    checks = check_model(settle(load_model(config.name, head=config.head)))
+    width = max(len(check.law) for check in checks)
+    for check in checks:
+        verdict = "passed" if check.passed else "FAILED"
+        print(f"{verdict}  {check.law.ljust(width)}  {check.deviation:.1e} (allowed {check.allowed:.0e}) {check.unit}")
+    failed = sum(not check.passed for check in checks)
+    print(f"{len(checks) - failed} of {len(checks)} passed")
+    return int(failed > 0)
 
 
 def _list(cache: Path) -> None:
@@ -76,6 +95,9 @@ def _show(config: ModelsConfig) -> None:
             "cutoff": _cutoff(model),
             "level of theory": model.level_of_theory,
             "dispersion": model.dispersion,
+            "further inputs": model.inputs,
+            "range": model.range,
+            "good for": model.good_for,
             "please cite": model.citation,
             "size": f"{model.size} bytes" if model.size else "unknown",
             "SHA-256": model.sha256 or "unknown",
@@ -86,6 +108,7 @@ def _show(config: ModelsConfig) -> None:
 def _show_file(path: Path) -> None:
     from ase.data import chemical_symbols
 
+    from mace_md.model.families import FAMILIES
     from mace_md.model.reading.checkpoint import describe_model
 
     config, info, provenance = describe_model(path)
@@ -106,6 +129,9 @@ def _show_file(path: Path) -> None:
             "blocks": ", ".join(config.interactions),
             "radial": f"{config.num_bessel} {config.radial_type}, transform {config.distance_transform}",
             "ZBL repulsion": "yes" if config.pair_repulsion else "no",
+            "gives": ", ".join(FAMILIES[config.family].gives),
+            "range": FAMILIES[config.family].range,
+            "further inputs": ", ".join(embedding.name for embedding in config.embeddings) or _inputs(config.family),
             "precision": info.dtype,
             **{f"trained with {key}": _in_words(key, value) for key, value in provenance.items()},
         }
@@ -125,6 +151,10 @@ def _in_words(key: str, value: object) -> str:
         return f"{value:.6g}"
     text = "none" if value is None else str(value).strip()
     return "\n" + "\n".join(f"    {line}" for line in text.splitlines()) if "\n" in text else text
+
+
+def _inputs(family: str) -> str:
+    return {"polar": "total charge, spin multiplicity", "dielectric": "total charge"}.get(family, "none")
 
 
 def _print_table(rows: dict) -> None:

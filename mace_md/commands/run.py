@@ -26,6 +26,7 @@ from mace_md.md.many.replicas import replicas_of, run_each
 from mace_md.md.many.workers import run_at_once
 from mace_md.md.stepping.numerics import numerics_of, precision_notes, precision_of, repeatable
 from mace_md.md.stepping.production import Run
+from mace_md.md.stepping.properties import Properties
 from mace_md.md.stepping.simulation import warm_up
 from mace_md.md.watch import selfcheck
 from mace_md.md.watch.faults import faults_explained
@@ -33,9 +34,11 @@ from mace_md.md.watch.finite import numbers_stay_finite
 from mace_md.md.watch.selfcheck import SelfCheck
 from mace_md.md.watch.uncertainty import Judges, judges_of
 from mace_md.model.artifact import PotentialInfo, is_potential_file, read_info
+from mace_md.model.families import gives_energy
 from mace_md.model.potential import DEFAULT_SKIN
 from mace_md.model.reading.checkpoint import load_model
 from mace_md.model.reading.zoo import identify
+from mace_md.model.settle import settle
 from mace_md.output import held_folder, held_log, open_folder
 from mace_md.provenance import collect_provenance, write_atomically, write_json
 from mace_md.stopping import StopRequest
@@ -82,9 +85,10 @@ def run_once(config: RunConfig) -> int:
         _say(_precision_lines(config, setup, built))
         check = _prove(config, setup, built.simulation)
         judges = judges_of(config, structure, model)
+        properties = Properties(config, structure, model)
         system = System.of(structure, setup.masses, config.charge)
-        identity = identity_of_run(config, system, structure.files, model.path, judges.identity)
-        run = _run(part, setup, built, identity, stop, judges)
+        identity = identity_of_run(config, system, structure.files, model.path, judges.identity | properties.identity)
+        run = _run(part, setup, built, identity, stop, judges, properties)
         if checkpoint is not None:
             run.accept(checkpoint)
         with faults_explained(config.output), numbers_stay_finite("run"):
@@ -96,10 +100,11 @@ def run_once(config: RunConfig) -> int:
                 for part in later:
                     record[f"timings of {run.part.name}"] = run.timings
                     carried = Carried.out_of(run.simulation)
-                    run = _run(part, setup, build(part, setup), identity, stop, judges, after=run)
+                    run = _run(part, setup, build(part, setup), identity, stop, judges, properties, after=run)
                     warm_up(run.simulation)
                     run.begin(carried)
                     run.produce()
+                properties.finish(config.output)
             finally:
                 for entry, found in run.stepper.record().items():
                     record[entry] = record.get(entry, {}) | found
@@ -160,19 +165,37 @@ def _load(config: RunConfig, structure: Structure) -> LoadedModel:
         model = LoadedModel(Path(config.model), info.r_max, elements, facts, config.model, info.dtype, info.skin)
     else:
         dtype = config.dtype or "float32"
-        module = load_model(config.model, head=config.head, dtype=dtype)
-        elements, facts = module.atomic_numbers.tolist(), asdict(module.info)
+        module = _settled(load_model(config.model, head=config.head, dtype=dtype), config, structure)
+        elements, facts = module.atomic_numbers.tolist(), asdict(module.info) | getattr(module, "settled", {})
         skin = DEFAULT_SKIN if config.skin is None else config.skin
         model = LoadedModel(module, float(module.r_max), elements, facts, module.info.path, dtype, skin)
     _say(_model_lines(config.model, model))
     preflight.check_elements(structure, model.elements, config.model)
-    _say(preflight.check_charge_and_spin(structure, config.charge, config.spin, config.model))
+    uses = tuple(name for name in ("charge", "spin") if model.facts.get(name) is not None)
+    _say(preflight.check_charge_and_spin(structure, config.charge, config.spin, config.model, uses))
+    if len(uses) == 2:
+        charge, spin = int(model.facts["charge"]), int(model.facts["spin"])
+        _say(preflight.check_multiplicity(structure, charge, spin, config.model))
     return model
+
+
+def _settled(module: torch.nn.Module, config: RunConfig, structure: Structure) -> torch.nn.Module:
+    """The model for the charge and spin of the options, or of the structure file; one that uses neither as it is."""
+    if not gives_energy(module):
+        raise InputError(
+            f"{config.model} gives dipoles, no energies: it cannot drive a run. Take an energy model with --model, and "
+            f"this one with --property-model {config.model} --properties dipole"
+        )
+    inputs = {}
+    for name in module.inputs:
+        option = getattr(config, name, None)
+        inputs[name] = getattr(structure, name, None) if option is None else option
+    return settle(module, **inputs)
 
 
 def _refuse_other_options(config: RunConfig, info: PotentialInfo) -> None:
     """What was fixed at export cannot be chosen any more; saying the same again is fine."""
-    for name in ("head", "dtype", "kernels", "skin"):
+    for name in ("head", "charge", "spin", "dtype", "kernels", "skin"):
         wanted, fixed = getattr(config, name), getattr(info, name)
         if wanted not in (None, "auto", fixed):
             raise InputError(
@@ -204,6 +227,7 @@ def _run(
     identity: Identity,
     stop: StopRequest,
     judges: Judges,
+    properties: Properties,
     after: Run | None = None,
 ) -> Run:
     """`after`: the part before."""
@@ -217,6 +241,7 @@ def _run(
         ),
         part=part, atoms=setup.in_trajectory, r_max=setup.model.r_max, finished=after.sizes() if after else None,
         stepper=built.stepper, uncertainty=uncertainty,
+        hooks=properties.hooks(part.config, built.simulation) if part.is_last else (),
     )  # fmt: skip
 
 
@@ -230,7 +255,10 @@ def _prove(config: RunConfig, setup: SetUp, simulation: app.Simulation) -> SelfC
         warm_up(simulation)
         return None
     precision = precision_of(simulation.context, setup.model.dtype)
-    reference = None if setup.model.is_exported else load_model(config.model, head=config.head, dtype=torch.float64)
+    reference = None
+    if not setup.model.is_exported:
+        reference = load_model(config.model, head=config.head, dtype=torch.float64)
+        reference = _settled(reference, config, setup.structure)
     with numbers_stay_finite("self-check"):
         check = selfcheck.check_forces(
             simulation.context,

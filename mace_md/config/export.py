@@ -22,6 +22,8 @@ class ExportConfig(Settled):
     output: Path = option(Path("potential.pt"), help="file to write")
     force: bool = shared.force()
     head: str | None = shared.head()
+    charge: int | None = shared.charge()
+    spin: int | None = shared.spin()
     dtype: str = shared.dtype("float32")
     kernels: str = shared.kernels()
     periodic: str = shared.periodic()

@@ -14,14 +14,15 @@ class ModelsConfig(Settled):
 
     action: str = option(
         "list",
-        choices=("list", "pull", "show"),
-        help="list the named models, fetch one, or describe one",
+        choices=("list", "pull", "show", "check"),
+        help="list the named models, fetch one, describe one, or test one against the laws of physics",
         positional=True,
     )
     name: str | None = option(
-        None, positional=True, name_or_path=True, help="name of a model (pull, show) or a model file (show)"
+        None, positional=True, name_or_path=True, help="name of a model, or a model file (show, check)"
     )
     cache: Path | None = option(None, help="folder of the fetched models", shown_default="the user's cache folder")
+    head: str | None = shared.head()
     config: Path | None = shared.config()
     quiet: bool = shared.quiet()
     debug: bool = shared.debug()

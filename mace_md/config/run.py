@@ -45,12 +45,8 @@ class SourceOptions:
         on_restart="free",
     )
     head: str | None = shared.head()
-    charge: int | None = option(
-        None, help="total charge, for models that use it", unit="e", shown_default="from the file, or 0"
-    )
-    spin: int | None = option(
-        None, help="spin multiplicity 2S+1, for models that use it", at_least=1, shown_default="from the file, or 1"
-    )
+    charge: int | None = shared.charge()
+    spin: int | None = shared.spin()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -464,6 +460,21 @@ class UncertaintyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PropertyOptions:
+    """What else is evaluated along the run, for spectra."""
+
+    properties: tuple[str, ...] = option(
+        (), choices=("dipole", "polarizability"), shown_default="none",
+        help="written to properties.csv and dipoles.npz, in e A; of the model of the run or of --property-model",
+        group="dipoles and polarizabilities",
+    )  # fmt: skip
+    property_model: str | None = option(
+        None, name_or_path=True, help="model of dipoles that --properties evaluates", shown_default="that of the run"
+    )
+    property_interval: int = option(10, at_least=1, help="steps between rows of properties.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """What is written where, and how often."""
 
@@ -511,6 +522,7 @@ class OutputOptions:
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(
     OutputOptions,
+    PropertyOptions,
     UncertaintyOptions,
     SafetyOptions,
     SelfCheckOptions,

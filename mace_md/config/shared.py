@@ -47,6 +47,16 @@ def head() -> Any:
     return option(None, help="head of a model that has several")
 
 
+def charge() -> Any:
+    return option(None, help="total charge, for models that use it", unit="e", shown_default="from the file, or 0")
+
+
+def spin() -> Any:
+    return option(
+        None, help="spin multiplicity 2S+1, for models that use it", at_least=1, shown_default="from the file, or 1"
+    )
+
+
 def dtype(default: str, **meta: Any) -> Any:
     return option(default, choices=("float32", "float64"), help="precision of the model", **meta)
 

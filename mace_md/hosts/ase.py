@@ -14,8 +14,11 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import nn
 
 from mace_md.errors import InputError
-from mace_md.model.artifact import resolve_model
+from mace_md.model.artifact import load_unsettled
+from mace_md.model.families import gives_energy
+from mace_md.model.long_range import LongRangeDerivative, strain_derivative
 from mace_md.model.potential import EdgeDerivative, NativePotential, isolated_energy, make_potential, species_of
+from mace_md.model.settle import settle
 from mace_md.ops.energy_forces import energy_forces
 from mace_md.ops.neighbor_list import neighbor_list
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
@@ -28,6 +31,8 @@ def ase_calculator(
     dtype: str | torch.dtype | None = None,
     device: str = "cpu",
     kernels: str = "auto",
+    charge: float | None = None,
+    spin: int | None = None,
 ) -> "MACECalculator":
     """A calculator for any atoms whose elements the model knows, periodic in any of the three directions.
 
@@ -36,12 +41,14 @@ def ase_calculator(
     model : a model, or a name or file for `load_model`, with `head` to choose among several.
     dtype : "float32" or "float64" (or torch's or numpy's), that the model computes in; its own by default.
     kernels : "auto", "native" or "reference", see `make_potential`; energies of single atoms are the reference's.
+    charge, spin : total charge (e) and multiplicity 2S + 1, for models that use them; by default those of
+        `atoms.info["charge"]` and `atoms.info["spin"]`, or 0 and 1.
 
     The energies are total (E0s included), also per atom; free_energy is the energy. Raises InputError, at the first
     evaluation, for an element that the model does not know, for a model that `kernels` cannot run, and for atoms that
     are periodic along an axis without a cell vector. Several calculators may be used in threads at the same time.
     """
-    return MACECalculator(resolve_model(model, head=head, dtype=dtype), device, kernels)
+    return MACECalculator(load_unsettled(model, head=head, dtype=dtype), device, kernels, charge, spin)
 
 
 class MACECalculator(Calculator):
@@ -49,11 +56,21 @@ class MACECalculator(Calculator):
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
 
-    def __init__(self, model: nn.Module, device: str = "cpu", kernels: str = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str = "cpu",
+        kernels: str = "auto",
+        charge: float | None = None,
+        spin: int | None = None,
+    ) -> None:
         super().__init__()
-        self.model = model.to(device).eval()
+        if not gives_energy(model):
+            raise InputError("this model gives dipoles, no energies: mace_md.model.response.ResponseOf evaluates it")
+        self._unsettled, self._inputs = model.to(device).eval(), {"charge": charge, "spin": spin}
         self.device, self.kernels = device, kernels
-        self._derivative = EdgeDerivative(self.model)
+        self._settled_for: dict[str, float | None] | None = None
+        self._settle({"charge": charge, "spin": spin})
         self._bound_to: tuple[list[int], bool] | None = None  # numbers and periodicity that the native potential is for
         self._native: NativePotential | None = None
         self._lock = threading.RLock()  # one evaluation at a time: its neighbour list is one
@@ -73,6 +90,7 @@ class MACECalculator(Calculator):
             self._calculate(properties)
 
     def _calculate(self, properties: Any) -> None:
+        self._settle({name: self._input_of_atoms(name) for name in self._inputs})
         unbound = [axis for axis, on, vector in zip("xyz", self.atoms.pbc, self.atoms.cell.array, strict=True)
                    if on and not vector.any()]  # fmt: skip
         if unbound:
@@ -82,11 +100,30 @@ class MACECalculator(Calculator):
             )
         if "stress" in properties and self.atoms.cell.rank < 3:
             raise PropertyNotImplementedError("stress needs three cell vectors")
+        if self._long_range is not None:
+            self._evaluate_long_range("energies" in properties)
+            return
         native = None if "energies" in properties else self._native_potential()
         if native is None:
             self._evaluate_reference()
         else:
             self._evaluate_native(native)
+
+    def _input_of_atoms(self, name: str) -> float | None:
+        """Charge or spin for the present atoms: what the calculator was made with, or what the atoms say."""
+        if self._inputs[name] is None and name in getattr(self._unsettled, "inputs", ()):
+            return self.atoms.info.get(name)
+        return self._inputs[name]
+
+    def _settle(self, inputs: dict[str, float | None]) -> None:
+        """Have the model for these charge and spin."""
+        if inputs == self._settled_for:
+            return
+        self.model = settle(self._unsettled, **inputs)
+        self._settled_for = inputs
+        self._long_range = LongRangeDerivative(self.model) if getattr(self.model, "long_range", False) else None
+        self._derivative = EdgeDerivative(self.model)
+        self._bound_to = None
 
     def _native_potential(self) -> NativePotential | None:
         """The native potential of the present atoms, None where the reference is used."""
@@ -118,15 +155,41 @@ class MACECalculator(Calculator):
         if self.atoms.cell.rank == 3:
             self.results["stress"] = _stress(-virial.numpy() / EV_TO_KJ_MOL, self.atoms.get_volume())
 
-    def _evaluate_reference(self) -> None:
-        numbers = self.atoms.numbers.tolist()
-        species = species_of(self.model, numbers).to(self.device)
+    def _edges(self) -> tuple[torch.Tensor, ...]:
+        """Positions, cell, species, edges and their vectors for the present atoms."""
+        species = species_of(self.model, self.atoms.numbers.tolist()).to(self.device)
         positions = torch.as_tensor(self.atoms.positions, dtype=torch.float64, device=self.device)
         cell = torch.as_tensor(_cell_for_list(self.atoms), dtype=torch.float64, device=self.device)
         periodic = bool(self.atoms.pbc.any())
         edge_index, shifts = neighbor_list(positions, cell, periodic, float(self.model.r_max))
         vectors = positions[edge_index[1]] - positions[edge_index[0]] + (shifts @ cell if periodic else 0.0)
+        return positions, cell, species, edge_index, vectors
 
+    def _evaluate_long_range(self, by_atom: bool) -> None:
+        if by_atom:
+            raise PropertyNotImplementedError("a long-ranged energy is not of single atoms")
+        if self.atoms.pbc.any() and not self.atoms.pbc.all():
+            raise InputError(
+                f"pbc = {self.atoms.pbc.tolist()}: long-ranged models know three periodic directions, or none. Set pbc "
+                "to True with enough vacuum, or to False"
+            )
+        positions, cell, species, edge_index, vectors = self._edges()
+        if not self.atoms.pbc.any():
+            cell = torch.zeros_like(cell)
+        energies, *derivatives = self._long_range(
+            vectors, positions, cell, species, edge_index, torch.zeros_like(species)
+        )
+        forces = -derivatives[1].index_add(0, edge_index[0], derivatives[0], alpha=-1)
+        forces = forces.index_add(0, edge_index[1], derivatives[0], alpha=-1)
+        total = float(energies.sum()) + isolated_energy(self.model, self.atoms.numbers.tolist())
+        self.results = {"energy": total, "free_energy": total, "forces": forces.cpu().numpy()}
+        if self.atoms.cell.rank == 3:
+            virial = strain_derivative(vectors, positions, cell, tuple(derivatives)).cpu().numpy()
+            self.results["stress"] = _stress(virial, self.atoms.get_volume())
+
+    def _evaluate_reference(self) -> None:
+        numbers = self.atoms.numbers.tolist()
+        positions, _, species, edge_index, vectors = self._edges()
         energies, derivative = self._derivative(vectors, species, edge_index, torch.zeros_like(species))
         forces = torch.zeros_like(positions)
         forces.index_add_(0, edge_index[0], derivative).index_add_(0, edge_index[1], -derivative)

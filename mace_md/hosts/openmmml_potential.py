@@ -11,6 +11,7 @@ from mace_md.errors import InputError
 from mace_md.md.forces.model import make_force
 
 _OF_EMBEDDINGS = {"mlLongRange", "linkAtomDistances"}  # openmm-ml hands its own arguments through
+_INPUTS = {"charge", "spin", "multiplicity"}
 _PRECISIONS = {None: None, "single": "float32", "double": "float64"}
 
 
@@ -35,14 +36,17 @@ class MaceMDPotentialImpl(MLPotentialImpl):
     ) -> None:
         """Add the force for `atoms` (all for None) to `system`.
 
-        precision: "single" or "double"; the model's own by default. kernels, device: see `make_force`. backend:
-        "python" by default, since openmm-ml copies forces (for interpolation) and its users serialise Systems, and a
-        TorchForce crashes at either; "torchforce" is faster for small systems. Raises InputError for an argument it
-        does not know.
+        charge, spin: total charge (e) and multiplicity 2S + 1 of `atoms`, for models that use them; multiplicity is
+        another name of spin. precision: "single" or "double"; the model's own by default. kernels, device: see
+        `make_force`. backend: "python" by default, since openmm-ml copies forces (for interpolation) and its users
+        serialise Systems, and a TorchForce crashes at either; "torchforce" is faster for small systems. Raises
+        InputError for an argument it does not know.
         """
-        unknown = sorted(set(args) - _OF_EMBEDDINGS)
+        unknown = sorted(set(args) - _OF_EMBEDDINGS - _INPUTS)
         if unknown:
-            raise InputError(f"unknown argument {', '.join(unknown)}; known are precision, kernels, backend and device")
+            raise InputError(
+                f"unknown argument {', '.join(unknown)}; known are precision, kernels, backend, device, charge, spin"
+            )
         if precision not in _PRECISIONS:
             raise InputError(f"precision is 'single' or 'double', not {precision!r}")
         periodic = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
@@ -56,6 +60,8 @@ class MaceMDPotentialImpl(MLPotentialImpl):
             dtype=_PRECISIONS[precision],
             head=self.head,
             device=device,
+            charge=args.get("charge"),
+            spin=args.get("spin", args.get("multiplicity")),
             force_group=forceGroup,
         )
         system.addForce(force)

@@ -36,6 +36,7 @@ from mace_md.model.potential import (
 )
 from mace_md.model.precision import float_dtype
 from mace_md.model.reading.checkpoint import load_model
+from mace_md.model.settle import settle
 from mace_md.ops.energy_forces import load_library
 from mace_md.provenance import versions, write_atomically
 from mace_md.units import EV_TO_KJ_MOL
@@ -66,6 +67,8 @@ class PotentialInfo:
     citation: str = "unknown"
     heads: tuple[str, ...] = ()
     head: str = "unknown"
+    charge: float | None = None  # e, total charge that the model was settled for; None: it does not use it
+    spin: int | None = None  # multiplicity 2S + 1 that it was settled for
     ops: tuple[str, ...] = ()  # op libraries that have to be loaded before the file
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     created: str = ""
@@ -83,6 +86,8 @@ def export_potential(
     kernels: str = "auto",
     dtype: str | torch.dtype | None = None,
     head: str | None = None,
+    charge: float | None = None,
+    spin: int | None = None,
     positions: np.ndarray | None = None,
     box: np.ndarray | None = None,
     overwrite: bool = False,
@@ -96,6 +101,7 @@ def export_potential(
     atoms : particles that the model acts on; all by default.
     skin : margin of the neighbour list, A.
     dtype : "float32" or "float64"; the model's own by default.
+    charge, spin : total charge (e) and multiplicity 2S + 1 of the model's atoms, for models that use them.
     positions, box : [n, 3] and [3, 3], nm: where to compare the scripted with the eager potential; random by default.
     overwrite : replace a file that is there.
 
@@ -105,7 +111,7 @@ def export_potential(
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; choose another name or ask to replace it (overwrite)")
-    model = resolve_model(model, head=head, dtype=dtype)
+    model = resolve_model(model, head=head, dtype=dtype, charge=charge, spin=spin)
     atoms = None if atoms is None else checked_atoms(atoms, len(atomic_numbers))
     potential, choice = make_potential(
         model, atomic_numbers, periodic=periodic, atoms=atoms, skin=skin, kernels=kernels
@@ -212,6 +218,7 @@ def describe(
         model_name=str(known.get("name", "unknown")),
         model_sha256=known.get("sha256") or _weights_sha256(model),
         heads=tuple(known.get("heads", ())),
+        **getattr(model, "settled", {}),
         ops=("mace_md",) if choice.name == "native" else (),
         versions=versions(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -220,9 +227,24 @@ def describe(
 
 
 def resolve_model(
+    model: nn.Module | str | Path,
+    *,
+    head: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    charge: float | None = None,
+    spin: int | None = None,
+) -> nn.Module:
+    """A model in `dtype`, settled for a total charge (e) and multiplicity, from a model, a name or a file.
+
+    The model given is left as it is. Raises InputError, also for a charge or spin that the model cannot use.
+    """
+    return settle(load_unsettled(model, head=head, dtype=dtype), charge, spin)
+
+
+def load_unsettled(
     model: nn.Module | str | Path, *, head: str | None = None, dtype: str | torch.dtype | None = None
 ) -> nn.Module:
-    """A model in `dtype` from a model, a name or a file; the model given is left as it is. Raises InputError."""
+    """As `resolve_model`, with the inputs of the model (charge, spin) left open."""
     dtype = float_dtype(dtype)
     if isinstance(model, (list, tuple)) or not isinstance(model, (str, os.PathLike, nn.Module)):
         size = f" of {len(model)}" if isinstance(model, (list, tuple)) else ""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mace_md.model.contraction import SymmetricContraction
 from mace_md.model.irreps import component_slice, convolution_paths, num_components, path_coupling
-from mace_md.model.radial import ACTIVATION_SCALES, RadialMLP, activate
-from mace_md.model.species import SpeciesGroups, join_species, split_by_species
+from mace_md.model.radial import ACTIVATION_SCALES, BiasedMLP, RadialMLP, activate
+from mace_md.model.species import SpeciesGroups, join_species, sorted_species, split_by_species
 
 
 def _mix(x: Tensor, weight: Tensor) -> Tensor:
@@ -168,6 +168,119 @@ class Interaction(nn.Module):
         return self.skip(A, groups), torch.zeros(0, dtype=h.dtype, device=h.device)
 
 
+class Gate(nn.Module):
+    """Scalars through an activation, and every feature of l > 0 times a number that comes from a scalar of its own.
+
+    The scalars of the input are [n_scalars of the output | gates of l = 1 | gates of l = 2 | ...].
+    """
+
+    def __init__(self, channels: list[int], scalar_gate: str, vector_gate: str):
+        """channels: of l = 0, 1, ... of the output."""
+        super().__init__()
+        self.channels, self.scalar_gate, self.vector_gate = channels, scalar_gate, vector_gate
+        self.scalar_scale, self.vector_scale = ACTIVATION_SCALES[scalar_gate], ACTIVATION_SCALES[vector_gate]
+
+    @property
+    def num_scalars(self) -> int:
+        """Scalars of the input."""
+        return sum(self.channels)
+
+    def forward(self, parts: list[Tensor]) -> list[Tensor]:
+        """For each l, [n_atoms, 2 l + 1, channels]; of l = 0 [n_atoms, 1, num_scalars] at the input."""
+        pieces = parts[0].split(self.channels, dim=2)
+        out = [self.scalar_scale * activate(pieces[0], self.scalar_gate)]
+        for l, part in enumerate(parts):
+            if l > 0:
+                out.append(part * (self.vector_scale * activate(pieces[l], self.vector_gate)))
+        return out
+
+
+class NonLinearInteraction(nn.Module):
+    """The interaction block of MH-0/1, OMOL-0 and POLAR-1 (mace-torch's RealAgnosticResidualNonLinearInteractionBlock).
+
+    u_i = L_1 (sum_j R_ij Y_ij (x) h_j) / (alpha + beta d_i) + L_res h_i,  A_i = L_2 Gate(u_i), and a plain linear skip
+    connection. The radial network sees both elements, and the density d_i is learned.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_species: int,
+        num_channels: int,
+        max_ell: int,
+        in_L: int,
+        edge_L: int,
+        edge_channels: int,
+        out_L: int,
+        radial_sizes: list[int],
+    ):
+        super().__init__()
+        self.edge_channels = edge_channels
+        self.source_embedding = nn.Parameter(1e-3 * (2.0 * torch.rand(n_species, num_channels) - 1.0))
+        self.target_embedding = nn.Parameter(1e-3 * (2.0 * torch.rand(n_species, num_channels) - 1.0))
+        self.linear_up = EquivariantLinear(edge_L, num_channels, edge_channels)
+        self.path_sum = PathSum(max_ell, edge_L)
+        self.num_paths = len(self.path_sum.paths)
+        n_in = radial_sizes[0] + 2 * num_channels
+        self.radial_weights = BiasedMLP([n_in, *radial_sizes[1:], self.num_paths * edge_channels])
+        self.density = BiasedMLP([n_in, 64, 1])
+        self.gate = Gate([num_channels] * (max_ell + 1), "silu", "sigmoid")
+        counts = [sum(path[2] == l for path in self.path_sum.paths) for l in range(max_ell + 1)]
+        widths = [self.gate.num_scalars] + [num_channels] * max_ell
+        self.linear_1 = nn.ParameterList(
+            [torch.randn(count * edge_channels, width) for count, width in zip(counts, widths, strict=True)]
+        )
+        self.linear_res = nn.ParameterList([torch.randn(edge_channels, width) for width in widths[: edge_L + 1]])
+        self.linear_2 = EquivariantLinear(max_ell, num_channels, num_channels)
+        self.skip_map = EquivariantLinear(min(in_L, out_L), num_channels, num_channels)
+        self.alpha = nn.Parameter(torch.tensor(20.0))
+        self.beta = nn.Parameter(torch.tensor(0.0))
+
+    def forward(
+        self,
+        h: Tensor,
+        Y: Tensor,
+        edge_features: Tensor,
+        cutoff: Tensor,
+        sender: Tensor,
+        receiver: Tensor,
+        groups: SpeciesGroups,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Interaction.forward`."""
+        up = self.linear_up(h)
+        R, edge_density = self._radial(edge_features, cutoff, sender, receiver, groups)
+        messages = self.path_sum(up, Y, R, sender, receiver)
+        density = torch.zeros(h.shape[0], 1, dtype=h.dtype, device=h.device).index_add(0, receiver, edge_density)
+        norm = (density * self.beta + self.alpha).unsqueeze(2)
+        parts: list[Tensor] = []
+        for l, weight in enumerate(self.linear_1):
+            parts.append(messages[l] @ (weight / math.sqrt(weight.shape[0])) / norm)
+        for l, weight in enumerate(self.linear_res):
+            parts[l] = parts[l] + up[:, l * l : (l + 1) * (l + 1)] @ (weight / math.sqrt(weight.shape[0]))
+        A = self.linear_2(torch.cat(self.gate(parts), dim=1))
+        return A, self.skip_map(h)
+
+    def _radial(
+        self, edge_features: Tensor, cutoff: Tensor, sender: Tensor, receiver: Tensor, groups: SpeciesGroups
+    ) -> tuple[Tensor, Tensor]:
+        """Radial weights [n_edges, n_paths, C] and density [n_edges, 1].
+
+        What the first linear layers make of the elements is the same for all edges of a pair of elements.
+        """
+        species = sorted_species(groups, edge_features.device).index_select(0, groups.place)
+        n, C = edge_features.shape[1], self.source_embedding.shape[1]
+        norm = 1.0 / math.sqrt(self.source_embedding.shape[0])
+        species_sender, species_receiver = species.index_select(0, sender), species.index_select(0, receiver)
+        hidden: list[Tensor] = []
+        for first in (self.radial_weights.first, self.density.first):
+            source = norm * self.source_embedding @ first.weight[:, n : n + C].t() + first.bias
+            target = norm * self.target_embedding @ first.weight[:, n + C :].t()
+            x = edge_features @ first.weight[:, :n].t()
+            hidden.append(x + source.index_select(0, species_sender) + target.index_select(0, species_receiver))
+        R = (self.radial_weights.rest(hidden[0]) * cutoff).reshape(-1, self.num_paths, self.edge_channels)
+        return R, torch.tanh(self.density.rest(hidden[1]) ** 2) * cutoff
+
+
 class Product(nn.Module):
     """Many-body features and the update of the node: h' = W B(A) + skip (eqs. 10 to 12)."""
 
@@ -179,7 +292,7 @@ class Product(nn.Module):
     def forward(self, A: Tensor, skip: Tensor, groups: SpeciesGroups) -> Tensor:
         """A [n_atoms, (max_ell + 1)^2, C] -> node features [n_atoms, (out_L + 1)^2, C]."""
         h = self.linear(self.contraction(A, groups))
-        if skip.numel() == 0:
+        if skip.dim() == 1:
             return h
         n_skip = skip.shape[1]  # a skip from scalars reaches the scalars only
         return torch.cat([h[:, :n_skip] + skip, h[:, n_skip:]], dim=1)
@@ -213,3 +326,29 @@ class NonLinearReadout(nn.Module):
         x = self.scale * activate(x, self.gate)
         # mace-torch normalises by the hidden units of all heads, of which a head uses only its own
         return torch.einsum("nhm,hm->nh", x, self.weight_out / math.sqrt(n_heads * hidden))
+
+
+class BiasedReadout(nn.Module):
+    """As `NonLinearReadout` with a second hidden layer, biases in it and at the output, and n_out numbers for a head.
+
+    mace-torch's NonLinearBiasReadoutBlock.
+    """
+
+    def __init__(self, num_channels: int, hidden: int, n_heads: int, gate: str, n_out: int = 1):
+        super().__init__()
+        self.gate, self.scale = gate, ACTIVATION_SCALES[gate]
+        self.weight_in = nn.Parameter(torch.randn(n_heads, num_channels, hidden))
+        self.weight_middle = nn.Parameter(torch.randn(n_heads, hidden, hidden))
+        self.bias_middle = nn.Parameter(torch.zeros(n_heads, hidden))
+        self.weight_out = nn.Parameter(torch.randn(n_heads, hidden, n_out))
+        self.bias_out = nn.Parameter(torch.zeros(n_heads, n_out))
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """[n_atoms, C] -> [n_atoms, n_heads * n_out]."""
+        n_heads, n_in, hidden = self.weight_in.shape
+        norm = math.sqrt(n_heads * hidden)  # as mace-torch, see `NonLinearReadout`
+        x = torch.einsum("nc,hcm->nhm", scalars, self.weight_in / math.sqrt(n_in))
+        x = self.scale * activate(x, self.gate)
+        x = self.bias_middle + torch.einsum("nhm,hmk->nhk", x, self.weight_middle / norm)
+        x = self.scale * activate(x, self.gate)
+        return (self.bias_out + torch.einsum("nhm,hmo->nho", x, self.weight_out / norm)).flatten(1)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from mace_md.errors import InputError
+from mace_md.model.families import make_model
 from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.irreps import SymmetricBasis, count_couplings, symmetric_basis
 from mace_md.model.mace import MACE
+from mace_md.model.species import sees_one_hot_elements, species_axis
 
 __all__ = [
     "ModelConfig",
@@ -31,7 +33,7 @@ def build_model(config: ModelConfig, seed: int | None = None, dtype: torch.dtype
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return MACE(config).to(dtype)
+        return make_model(config).to(dtype)
 
 
 @torch.no_grad()
@@ -60,7 +62,7 @@ def restore_model(config: ModelConfig, state: dict[str, Tensor], dtype: torch.dt
     """
     if dtype is None:
         dtype = state["embedding"].dtype if "embedding" in state else torch.float64
-    model = MACE(config, bases_from_state(config, state)).to(dtype)
+    model = make_model(config, bases_from_state(config, state)).to(dtype)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -95,13 +97,15 @@ def select_head(model: MACE, head: str) -> MACE:
     state = dict(model.state_dict())
     for name in ("atomic_energies", "scale", "shift"):
         state[name] = state[name][h : h + 1]
-    for i, readout in enumerate(model.readouts):
-        prefix = f"readouts.{i}."
-        if hasattr(readout, "weight_in"):
-            state[prefix + "weight_in"] = readout.weight_in[h : h + 1]
-            state[prefix + "weight_out"] = readout.weight_out[h : h + 1] / math.sqrt(len(heads))
-        else:
-            state[prefix + "weight"] = readout.weight[:, h : h + 1]
+    for name, readout in _readouts_by_head(model):
+        if hasattr(readout, "weight"):
+            state[f"{name}.weight"] = readout.weight[:, h : h + 1]
+        for part in ("weight_in", "weight_middle", "bias_middle", "weight_out", "bias_out"):
+            if hasattr(readout, part):
+                norm = math.sqrt(len(heads)) if part in ("weight_middle", "weight_out") else 1.0
+                state[f"{name}.{part}"] = getattr(readout, part)[h : h + 1] / norm
+    if model.joint_embedding is not None and model.config.embedding_readout:
+        state["joint_embedding.readout"] = model.joint_embedding.readout[:, h : h + 1]
     return restore_model(replace(model.config, heads=(head,)), _detached(state))
 
 
@@ -113,13 +117,15 @@ def with_heads(model: MACE, heads: tuple[str, ...]) -> MACE:
     state = dict(model.state_dict())
     for name in ("atomic_energies", "scale", "shift"):
         state[name] = state[name].repeat_interleave(n, dim=0)
-    for i, readout in enumerate(model.readouts):
-        prefix = f"readouts.{i}."
-        if hasattr(readout, "weight_in"):
-            state[prefix + "weight_in"] = readout.weight_in.repeat(n, 1, 1)
-            state[prefix + "weight_out"] = readout.weight_out.repeat(n, 1) * math.sqrt(n)
-        else:
-            state[prefix + "weight"] = readout.weight.repeat(1, n)
+    for name, readout in _readouts_by_head(model):
+        if hasattr(readout, "weight"):
+            state[f"{name}.weight"] = readout.weight.repeat(1, n)
+        for part in ("weight_in", "weight_middle", "bias_middle", "weight_out", "bias_out"):
+            if hasattr(readout, part):
+                norm = math.sqrt(n) if part in ("weight_middle", "weight_out") else 1.0
+                state[f"{name}.{part}"] = getattr(readout, part).repeat_interleave(n, dim=0) * norm
+    if model.joint_embedding is not None and model.config.embedding_readout:
+        state["joint_embedding.readout"] = model.joint_embedding.readout.repeat(1, n)
     return restore_model(replace(model.config, heads=tuple(heads)), _detached(state))
 
 
@@ -140,15 +146,20 @@ def select_species(model: MACE, atomic_numbers: list[int]) -> MACE:
     norm = math.sqrt(len(kept) / len(known))
     state = dict(model.state_dict())
     for name, tensor in state.items():
-        if name == "atomic_energies":
-            state[name] = tensor[:, index]
-        elif name in ("atomic_numbers", "repulsion.charges") or name.endswith("covalent_radii"):
-            state[name] = tensor[index]
-        elif name == "embedding" or name.endswith("skip.weight"):
-            state[name] = tensor[index] * norm
-        elif name.endswith("contraction.weight") and not model.config.agnostic_product:
-            state[name] = tensor[index]
-    return restore_model(replace(model.config, atomic_numbers=tuple(kept)), _detached(state))
+        axis = species_axis(name, model.config)
+        if axis is not None:
+            state[name] = tensor.index_select(axis, index) * (norm if sees_one_hot_elements(name) else 1)
+    smaller = restore_model(replace(model.config, atomic_numbers=tuple(kept)), _detached(state))
+    for name in ("total_charge", "multiplicity"):  # of POLAR models, which are no part of their weights
+        if name in dict(model.named_buffers(recurse=False)):
+            getattr(smaller, name).copy_(getattr(model, name))
+    return smaller
+
+
+def _readouts_by_head(model: MACE) -> list[tuple[str, torch.nn.Module]]:
+    """Name and module of every readout that has one number for each head."""
+    lists = [name for name in ("readouts", "charge_readouts") if hasattr(model, name)]
+    return [(f"{name}.{i}", readout) for name in lists for i, readout in enumerate(getattr(model, name))]
 
 
 def _detached(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,7 @@ with the rows of `cell` the lattice vectors and S the integer image shift of the
 directions, once for every periodic image inside the cutoff. Forces are -dE/dr. Lengths are in angstrom, energies in eV.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -26,6 +24,8 @@ class Graph(NamedTuple):
     batch: Tensor  # [n_atoms], int64, system of each atom
     cell: Tensor  # [n_systems, 3, 3], rows, A; zeros when not periodic
     head: Tensor  # [n_systems], int64, readout head of each system
+    charge: Optional[Tensor] = None  # [n_systems], e, total charge, for models that use it; None: 0
+    spin: Optional[Tensor] = None  # [n_systems], multiplicity 2S + 1, for models that use it; None: 1
 
 
 def edge_vectors(graph: Graph) -> Tensor:
@@ -61,4 +61,14 @@ def merge_graphs(graphs: list[Graph]) -> Graph:
         batch=torch.cat([graph.batch + first for graph, first in zip(graphs, systems, strict=True)]),
         cell=torch.cat([graph.cell for graph in graphs]),
         head=torch.cat([graph.head for graph in graphs]),
+        charge=_joined([(graph.charge, len(graph.cell)) for graph in graphs], 0.0),
+        spin=_joined([(graph.spin, len(graph.cell)) for graph in graphs], 1.0),
     )
+
+
+def _joined(values: list[tuple[Tensor | None, int]], default: float) -> Tensor | None:
+    """One value for each system, `default` where a graph has none; None where no graph has any."""
+    found = [value for value, _ in values if value is not None]
+    if not found:
+        return None
+    return torch.cat([found[0].new_full((n,), default) if value is None else value for value, n in values])

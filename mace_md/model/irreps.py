@@ -155,7 +155,7 @@ def _monomials(tensor: Tensor, degree: int, tolerance: float) -> tuple[Tensor, T
 
 def _coefficients(tensor: Tensor, which: Tensor, n_monomials: int) -> Tensor:
     """Coefficients of the monomials, [n_monomials, n_paths], that the tensor [n, ..., n, n_paths] sums."""
-    flat = tensor.reshape(-1, tensor.shape[-1]).to(torch.float64)
+    flat = tensor.reshape(len(which), tensor.shape[-1]).to(torch.float64)
     return torch.zeros(n_monomials, tensor.shape[-1], dtype=torch.float64).index_add_(0, which, flat)
 
 

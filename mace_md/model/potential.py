@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from mace_md.errors import InputError
 from mace_md.model.build import select_species
 from mace_md.model.chosen_atoms import checked_atoms
+from mace_md.model.families import gives_energy
 from mace_md.model.fast.cache import cached_pack
 from mace_md.model.fast.folded import CannotFold, fold
 from mace_md.model.fast.packing import with_flags
 from mace_md.model.fast.trial import try_kernels
+from mace_md.model.long_range import LongRangePotential
 from mace_md.model.mace import MACE
+from mace_md.model.particles import GradientsOn, check_particles, model_dtype, species_of
 from mace_md.model.reading.zoo import cache_folder
+from mace_md.model.settle import settle
 from mace_md.ops.energy_forces import load_library, new_state
 from mace_md.ops.neighbor_list import VerletList, check_cell, check_positions
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGSTROM
@@ -25,20 +29,6 @@ from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM, EV_TO_KJ_MOL, NM_TO_ANGS
 # call and the files of the cache are not made for several.
 MAKING = threading.RLock()
 DEFAULT_SKIN = 0.5  # A; liquid water at 300 K then rebuilds its list every 15 to 40 steps
-
-
-class _GradientsOn:
-    """torch.enable_grad() for code that is scripted: TorchScript knows only no_grad."""
-
-    def __init__(self) -> None:
-        self.before = False
-
-    def __enter__(self) -> None:
-        self.before = torch.is_grad_enabled()
-        torch.set_grad_enabled(True)
-
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        torch.set_grad_enabled(self.before)
 
 
 class EdgeDerivative(nn.Module):
@@ -59,7 +49,7 @@ class EdgeDerivative(nn.Module):
         The vectors are cast to the model's dtype here, after the subtraction of positions that may be large. Works
         under `torch.no_grad()` too.
         """
-        with _GradientsOn():
+        with GradientsOn():
             leaf = vectors.detach().to(self.of_model_dtype.dtype).requires_grad_(True)
             energy = self.model.node_energies(leaf, species, edge_index, head).to(torch.float64)
             derivative = torch.zeros_like(vectors)
@@ -190,14 +180,6 @@ class NativePotential(nn.Module):
         return energy, forces
 
 
-def check_particles(positions: Tensor, n_particles: int, box: Optional[Tensor], periodic: bool) -> None:
-    """Raise RuntimeError for another number of particles than the potential was made for, and for a missing box."""
-    if positions.size(0) != n_particles:
-        raise RuntimeError(f"this potential was made for {n_particles} particles, the system has {positions.size(0)}")
-    if periodic and box is None:
-        raise RuntimeError("this potential is periodic, but it was given no box")
-
-
 class KernelChoice(NamedTuple):
     """What evaluates the model inside a potential, and why."""
 
@@ -215,8 +197,12 @@ def make_potential(
     kernels: str = "auto",
     tensor_cores: bool = False,
     device: str | torch.device | None = None,
+    charge: float | None = None,
+    spin: int | None = None,
 ) -> tuple[nn.Module, KernelChoice]:
     """A scriptable potential, and which kernels it uses. `model` is copied.
+
+    charge, spin: total charge (e) and multiplicity 2S + 1 of the model's atoms, for models that use them (`settle`).
 
     kernels: "reference" (`Potential`, PyTorch, of the folded model where there is one), "native" (`NativePotential`,
     InputError when it cannot), or "auto": native where it can, on a machine with an NVIDIA GPU after a trial on it
@@ -230,6 +216,9 @@ def make_potential(
         raise InputError(f"tensor cores are used by the native kernels: ask for kernels='native', not {kernels!r}")
     indices = checked_atoms(atoms, len(atomic_numbers))
     chosen = None if atoms is None else indices
+    if not gives_energy(model):
+        raise InputError("this model gives dipoles, no energies: it cannot drive a simulation; see --properties")
+    model = settle(model, charge, spin)
     with MAKING:
         return _make(model, atomic_numbers, indices, periodic, chosen, skin, kernels, tensor_cores, device)
 
@@ -247,6 +236,8 @@ def _make(
 ) -> tuple[nn.Module, KernelChoice]:
     """See `make_potential`."""
     model = _for_elements(model, [atomic_numbers[i] for i in indices])
+    if getattr(model, "long_range", False):
+        return _long_range(model, atomic_numbers, periodic, atoms, skin, kernels)
     if kernels == "reference":
         choice = KernelChoice("reference", "asked for")
     else:
@@ -264,6 +255,21 @@ def _make(
     model, form = _reference_form(model)
     potential = Potential(model, atomic_numbers, periodic, atoms, skin)
     return potential, KernelChoice(choice.name, f"{choice.reason}; {form}")
+
+
+def _long_range(
+    model: nn.Module,
+    atomic_numbers: Sequence[int],
+    periodic: bool,
+    atoms: Sequence[int] | None,
+    skin: float,
+    kernels: str,
+) -> tuple[nn.Module, KernelChoice]:
+    if kernels == "native":
+        raise InputError("the native kernels cannot run this model: its energy is not of edges within a cutoff alone")
+    reason = "asked for" if kernels == "reference" else "long-ranged"
+    potential = LongRangePotential(model, atomic_numbers, periodic, atoms, skin)
+    return potential, KernelChoice("reference", f"{reason}; PyTorch")
 
 
 def _reference_form(model: nn.Module) -> tuple[nn.Module, str]:
@@ -286,13 +292,6 @@ def _for_elements(model: nn.Module, atomic_numbers: Sequence[int]) -> nn.Module:
     return smaller.eval().requires_grad_(False)
 
 
-def model_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype that a model computes in: that of its first weight."""
-    for weight in model.parameters():
-        return weight.dtype
-    return torch.float64
-
-
 def isolated_energy(model: nn.Module, atomic_numbers: Sequence[int]) -> float:
     """Sum of the model's E0s over the atoms, eV; 0 for a model without."""
     energies = getattr(model, "atomic_energies", None)
@@ -300,22 +299,3 @@ def isolated_energy(model: nn.Module, atomic_numbers: Sequence[int]) -> float:
         return 0.0
     species = species_of(model, atomic_numbers)
     return float(energies.reshape(-1, energies.shape[-1])[0].double().cpu()[species].sum())
-
-
-def species_of(model: nn.Module, atomic_numbers: Sequence[int]) -> Tensor:
-    """Index of each atom in the model's `atomic_numbers`, int64. Raises InputError for an element it does not know."""
-    known = {int(z): index for index, z in enumerate(torch.as_tensor(model.atomic_numbers).tolist())}
-    unknown = sorted({int(z) for z in atomic_numbers} - set(known))
-    if unknown:
-        raise InputError(
-            f"the model does not know {_symbols(unknown)}; it was trained on {_symbols(sorted(known))}. "
-            "Choose another model (`mace-md models list`) or leave those atoms out of its region"
-        )
-    return torch.tensor([known[int(z)] for z in atomic_numbers], dtype=torch.int64)
-
-
-def _symbols(atomic_numbers: Sequence[int]) -> str:
-    from ase.data import chemical_symbols
-
-    names = [chemical_symbols[z] if 0 < z < len(chemical_symbols) else f"element {z}" for z in atomic_numbers]
-    return ", ".join(names)

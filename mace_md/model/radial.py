@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 # Factors that give an activation unit second moment under a normal input, as e3nn's `normalize2mom` computes them (one
 # million normal samples, seed 0); trained weights carry them, so they are constants of the format.
-ACTIVATION_SCALES = {"silu": 1.6791767923989418, "tanh": 1.5937334472592695, "abs": 1.001110600838467, "none": 1.0}
+ACTIVATION_SCALES = {
+    "silu": 1.6791767923989418, "tanh": 1.5937334472592695, "abs": 1.001110600838467, "none": 1.0,
+    "softplus": 1.0426436590527184, "relu": 1.4163393446331365, "sigmoid": 1.8467055342154763,
+    "gelu": 1.5360642850770578,
+}  # fmt: skip
 
 
 def activate(x: Tensor, gate: str) -> Tensor:
@@ -21,6 +25,14 @@ def activate(x: Tensor, gate: str) -> Tensor:
         return torch.tanh(x)
     if gate == "abs":
         return torch.abs(x)
+    if gate == "softplus":
+        return torch.nn.functional.softplus(x)
+    if gate == "relu":
+        return torch.nn.functional.relu(x)
+    if gate == "sigmoid":
+        return torch.sigmoid(x)
+    if gate == "gelu":
+        return torch.nn.functional.gelu(x)
     return x
 
 
@@ -40,9 +52,11 @@ class BesselBasis(nn.Module):
 class GaussianBasis(nn.Module):
     """exp(-(r - r_n)^2 / (2 d^2)) on num_basis equidistant centres r_n from 0 to r_max, d apart."""
 
-    def __init__(self, r_max: float, num_basis: int):
+    def __init__(self, r_max: float, num_basis: int, coefficient: float | None = None):
+        """coefficient: -1 / (2 d^2), 1/A^2, where the width is another than the distance of the centres."""
         super().__init__()
-        self.coefficient = -0.5 / (r_max / (num_basis - 1)) ** 2
+        by_distance = -0.5 / (r_max / max(num_basis - 1, 1)) ** 2
+        self.coefficient = by_distance if coefficient is None else float(coefficient)
         self.register_buffer("centres", torch.linspace(0.0, r_max, num_basis, dtype=torch.float64))
 
     def forward(self, r: Tensor) -> Tensor:
@@ -160,6 +174,22 @@ class RadialMLP(nn.Module):
         return x
 
 
+class BiasedMLP(nn.Module):
+    """The network of the NonLinear blocks: linear with bias, layer normalisation, silu; the last layer linear."""
+
+    def __init__(self, sizes: list[int]):
+        super().__init__()
+        self.first = nn.Linear(sizes[0], sizes[1])
+        rest: list[nn.Module] = []
+        for n_in, n_out in pairwise(sizes[1:]):
+            rest += [nn.LayerNorm(n_in), nn.SiLU(), nn.Linear(n_in, n_out)]
+        self.rest = nn.Sequential(*rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, sizes[0]] -> [n, sizes[-1]]."""
+        return self.rest(self.first(x))
+
+
 class ZBLRepulsion(nn.Module):
     """Ziegler-Biersack-Littmark screened nuclear repulsion, cut off smoothly at the sum of the covalent radii."""
 
@@ -185,13 +215,20 @@ class ZBLRepulsion(nn.Module):
 
 
 def make_radial_embedding(
-    radial_type: str, num_bessel: int, r_max: float, p: int, transform: str, apply_cutoff: bool, covalent_radii: Tensor
+    radial_type: str,
+    num_bessel: int,
+    r_max: float,
+    p: int,
+    transform: str,
+    apply_cutoff: bool,
+    covalent_radii: Tensor,
+    gaussian_coefficient: float | None = None,
 ) -> RadialEmbedding:
     """The radial embedding that the names stand for; `covalent_radii` [n_species], A."""
     if radial_type == "bessel":
         basis: nn.Module = BesselBasis(r_max, num_bessel)
     elif radial_type == "gaussian":
-        basis = GaussianBasis(r_max, num_bessel)
+        basis = GaussianBasis(r_max, num_bessel, gaussian_coefficient)
     else:
         basis = ChebyshevBasis(num_bessel)
     transforms = {"none": NoTransform, "agnesi": AgnesiTransform, "soft": SoftTransform}

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mace_md.model.hyperparameters import ModelConfig
+
 
 class SpeciesGroups(NamedTuple):
     """The atoms of a graph sorted by species, and the way back."""
@@ -39,3 +41,19 @@ def split_by_species(x: Tensor, groups: SpeciesGroups) -> list[Tensor]:
 def join_species(parts: list[Tensor], groups: SpeciesGroups) -> Tensor:
     """Inverse of `split_by_species`."""
     return torch.cat(parts).index_select(0, groups.place)
+
+
+def species_axis(name: str, config: ModelConfig) -> int | None:
+    """The axis of the tensor `name` of a model's state_dict that runs over elements; None where there is none."""
+    if name == "atomic_energies":
+        return 1
+    if name in ("atomic_numbers", "embedding", "repulsion.charges"):
+        return 0
+    if name.endswith(("covalent_radii", "skip.weight", "source_embedding", "target_embedding")):
+        return 0
+    return 0 if name.endswith("contraction.weight") and not config.agnostic_product else None
+
+
+def sees_one_hot_elements(name: str) -> bool:
+    """Whether the tensor `name` is normalised by the number of elements."""
+    return name == "embedding" or name.endswith(("skip.weight", "source_embedding", "target_embedding"))

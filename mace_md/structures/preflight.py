@@ -97,6 +97,22 @@ def check_electrons(structure: Structure, charge: int | None) -> list[str]:
     return [f"note: an odd number of electrons {given}: a radical or an ion, or an atom is missing"]
 
 
+def check_multiplicity(structure: Structure, charge: int, spin: int, model_name: str) -> list[str]:
+    """The number of electrons and the spin multiplicity that a model is given can be together; returns a note.
+
+    Two electrons pair: an even number has an odd multiplicity 2S + 1, and no more are unpaired than there are.
+    """
+    electrons = sum(structure.atomic_numbers) - charge
+    if electrons < 0 or (electrons + spin) % 2 == 0 or spin > electrons + 1:
+        near = 2 if electrons % 2 else 1
+        raise InputError(
+            f"{structure.path or 'the structure'}: charge {charge:+d} leaves {electrons} electrons, which cannot have "
+            f"the spin multiplicity {spin} that {model_name} would be given. Say --spin {near}, or another --charge "
+            "(is an atom missing?)."
+        )
+    return [f"note: {model_name} is given the total charge {charge:+d} and the spin multiplicity {spin}"]
+
+
 def check_hydrogens(structure: Structure) -> list[str]:
     """Residues of protein and water have their hydrogens, and organic matter has some; MACE needs every atom."""
     bare = []

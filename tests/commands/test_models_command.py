@@ -73,7 +73,9 @@ def test_pull_offline_is_one_line_and_exit_code_1(capsys, published):
     (["show"], 2, "needs a name"),
     (["fetch", "x"], 2, "fetch"),
     (["pull", "mace-off23-smal"], 1, "Did you mean mace-off23-small"),
-    (["show", "mace-mh-1"], 1, "cannot be read because of its"),
+    (["show", "mace-mdp"], 1, "dipoles and polarizabilities"),
+    (["check"], 2, "needs a name"),
+    (["check", "nothing.model"], 1, "no such file"),
 ])  # fmt: skip
 def test_mistakes_have_exit_codes(words, code, message, capsys):
     assert cli.main(["models", *words]) == code
@@ -96,3 +98,15 @@ def test_a_hostile_file_runs_nothing_and_exits_with_1(capsys, tmp_path):
     error = capsys.readouterr().err
     assert "posix.system" in error and "nothing was run" in error
     assert not (tmp_path / "ran").exists()
+
+
+def test_check_a_file(capsys, foreign_models):
+    assert cli.main(["models", "check", str(foreign_models / "one_layer.model")]) == 0
+    out = capsys.readouterr().out
+    assert "stress is dE/dstrain" in out and "passed" in out and "FAILED" not in out
+
+
+def test_show_says_inputs_and_range(capsys):
+    assert cli.main(["models", "show", "mace-polar-1-m"]) == 0
+    out = capsys.readouterr().out
+    assert "charge, spin" in out and "long" in out and "academic use only" in out

@@ -45,7 +45,7 @@ class Part:
         """Patterns of the files that this part, and no other, writes step by step."""
         ending = f"-{self.label}" if self.label else ""
         names = (f"log{ending}.csv", f"trajectory{ending}.*", f"trajectory{ending}-bead[0-9][0-9].*")
-        return (*names, "uncertainty.csv", "uncertain.extxyz") if self.is_last else names
+        return (*names, "uncertainty.csv", "uncertain.extxyz", "properties.csv") if self.is_last else names
 
 
 def parts_of(config: RunConfig) -> list[Part]:

@@ -31,7 +31,7 @@ from mace_md.output import content_of, refuse_content
 from mace_md.provenance import sync_folder, write_atomically
 
 CURRENT, PREVIOUS, DAMAGED = "checkpoint.chk", "checkpoint_previous.chk", "checkpoint_damaged.chk"
-RUN_FILES = ("log*.csv", "trajectory*.*", "uncertainty.csv", "uncertain.extxyz")
+RUN_FILES = ("log*.csv", "trajectory*.*", "uncertainty.csv", "uncertain.extxyz", "properties.csv")
 FORMAT = 1
 EXACT = "exact, random numbers included"
 # What zipfile raises on an archive that is cut or altered; RuntimeError when a flag says "encrypted".

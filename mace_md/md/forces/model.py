@@ -56,6 +56,8 @@ def make_force(
     head: str | None = None,
     skin: float = DEFAULT_SKIN,
     device: str | None = None,
+    charge: float | None = None,
+    spin: int | None = None,
     force_group: int = 0,
     name: str = "MACE",
 ) -> openmm.Force:
@@ -74,6 +76,8 @@ def make_force(
     skin : margin of the neighbour list, A.
     device : where the Python back end computes: "cpu", "cuda", ...; a GPU if there is one by default. A TorchForce
         computes where its OpenMM platform does; "cpu" then only means that no GPU has to be tried (`make_potential`).
+    charge, spin : total charge (e) and multiplicity 2S + 1 of the atoms that the model acts on, for models that use
+        them; 0 and 1 by default.
     force_group, name : of the force.
 
     The object returned has the attributes `kernels`, the `KernelChoice` made, and `blob`, the packed model of native
@@ -100,7 +104,7 @@ def make_force(
         info = read_info(model)
         wanted = {"head": head, "atoms": None if atoms is None else tuple(int(i) for i in atoms)}
         wanted |= {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
-        wanted |= {"kernels": None if kernels == "auto" else kernels}
+        wanted |= {"kernels": None if kernels == "auto" else kernels, "charge": charge, "spin": spin}
         if tensor_cores:
             raise InputError(f"{model}: tensor cores are chosen when a force is made from a model, not from this file")
         _refuse_other_options(Path(model), info, wanted)
@@ -108,7 +112,7 @@ def make_force(
         potential = load_potential(model)[0]
         choice = KernelChoice(info.kernels, "chosen at export")
     else:
-        model = resolve_model(model, head=head, dtype=dtype)
+        model = resolve_model(model, head=head, dtype=dtype, charge=charge, spin=spin)
         if backend == "python" and atoms is not None:  # a PythonForce hands over only the particles it acts on
             particles = checked_atoms(atoms, len(atomic_numbers))
             atomic_numbers, atoms = [atomic_numbers[i] for i in particles], None

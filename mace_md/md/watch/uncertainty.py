@@ -24,6 +24,7 @@ from mace_md.model.artifact import load_potential
 from mace_md.model.descriptors import describe, extrapolation
 from mace_md.model.potential import isolated_energy, make_potential, species_of
 from mace_md.model.reading.checkpoint import load_model
+from mace_md.model.settle import settle
 from mace_md.ops.neighbor_list import neighbor_list
 from mace_md.provenance import sha256_of
 from mace_md.structures.preflight import check_elements
@@ -279,7 +280,8 @@ def judges_of(config: RunConfig, structure: Structure, model: LoadedModel) -> Ju
     if config.committee:
         own = sha256_of(model.path)
         names = [name for name in committee_members(config.committee) if not _is_file(name, own)]
-        others = [load_model(name, head=config.head, dtype=model.dtype) for name in names]
+        given = getattr(model.source, "settled", {})
+        others = [settle(load_model(name, head=config.head, dtype=model.dtype), **given) for name in names]
         if not others:
             raise InputError("--committee: names no model but the one that is run. Give others, separated by commas.")
         for name, other in zip(names, others, strict=True):

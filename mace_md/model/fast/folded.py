@@ -282,6 +282,14 @@ def _refuse(model: MACE) -> None:
     config = model.config
     if config.num_interactions != 2:
         raise CannotFold(f"the model has {config.num_interactions} layers; the folded form is for two")
+    if config.family != "energy":
+        raise CannotFold(f"the folded form is for energies of edges alone, not for the family {config.family}")
+    if any(config.is_nonlinear(layer) for layer in range(2)):
+        raise CannotFold("its NonLinear interaction blocks have a gate inside the layer")
+    if config.embeddings:
+        raise CannotFold("it has further inputs, such as the total charge, which are not settled")
+    if config.bias_readout:
+        raise CannotFold("its readout has two hidden layers")
     if len(config.heads) != 1:
         raise CannotFold(f"the model has {len(config.heads)} heads; select one of {', '.join(config.heads)}")
 

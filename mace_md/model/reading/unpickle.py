@@ -28,7 +28,22 @@ DTYPES = {  # torch storage class -> (name of the torch dtype, bytes of an eleme
 }
 
 # Modules whose classes become records. The trailing dot keeps `mace_evil` and `e3nn_evil` out.
-_RECORD_PREFIXES = ("mace.modules.", "mace.tools.", "e3nn.", "torch.nn.modules.", "torch.nn.parameter.", "torch.fx.")
+_RECORD_PREFIXES = (
+    *("mace.modules.", "mace.tools.", "e3nn.", "torch.nn.modules.", "torch.nn.parameter.", "torch.fx."),
+    *("les.", "graph_longrange.", "mace.calculators.lammps_mliap_mace."),
+)
+_CONVERT = (
+    "Convert it to e3nn with mace-torch: mace.cli.convert_cueq_e3nn.run(file, output_file=...), or "
+    "mace.cli.convert_oeq_e3nn for OpenEquivariance"
+)
+# Modules that the pickles of other forms of a model name: what to do about each.
+_EXPLAINED = {
+    "cuequivariance": f"its weights are laid out for an accelerator (cuEquivariance). {_CONVERT}.",
+    "openequivariance": f"its weights are laid out for an accelerator (OpenEquivariance). {_CONVERT}.",
+    "mace.modules.lora.": "it has LoRA adapters that are not merged. Merge them with mace-torch, "
+    "mace.modules.lora.merge_lora_weights(model), and save the model again.",
+    "torch.nn.parallel.": "it is wrapped for several GPUs (DataParallel). Save its attribute `module`, the model.",
+}
 # Functions that models hold as their activations: kept as names, never called.
 _FUNCTION_PREFIXES = ("torch.nn.functional.", "torch._C._VariableFunctionsClass", "torch._C._nn.")
 _ALLOWED = {
@@ -302,6 +317,9 @@ def _global(module: Any, name: Any) -> Global:
     full = f"{module}.{name}"
     for old, new in _RENAMED.items():
         full = new + full[len(old) :] if full.startswith(old) else full
+    for start, reason in _EXPLAINED.items():
+        if full.startswith(start):
+            raise Refused(f"{reason} Nothing was run.")
     dotted = not name.isidentifier() or not all(part.isidentifier() for part in module.split("."))
     if dotted or not (full in _ALLOWED or full.startswith(_RECORD_PREFIXES + _FUNCTION_PREFIXES)):
         raise Refused(

@@ -39,6 +39,9 @@ MIT = "MIT"
 ASL = "ASL (academic use only, no commercial use): https://github.com/gabor1/ASL"
 _CITE_OFF = "Kovacs et al., arXiv:2312.15211"
 _CITE_MP = "Batatia et al., arXiv:2401.00096"
+_CITE_MH = "Batatia et al., arXiv:2510.25380"
+_CITE_OMOL = "Levine et al., arXiv:2505.08762"
+_CITE_POLAR = "arXiv:2602.19411"
 _CITE_ANI = "Kovacs et al., J. Chem. Phys. 159, 044118 (2023)"
 _ORGANIC = "H C N O F P S Cl Br I"
 _NO_DISPERSION = "not included"
@@ -60,6 +63,9 @@ class PublishedModel:
     size: int | None = None  # bytes
     bundled: bool = False
     advice: str | None = None  # a line for the log of every run with this model
+    inputs: str = "none"  # beside the structure
+    range: str = "short"  # of its energies
+    good_for: str = "unknown"
 
     @property
     def file_name(self) -> str:
@@ -83,6 +89,12 @@ class PublishedModel:
     def licence_line(self) -> str:
         """One line for the log."""
         return f"licence {self.licence}; please cite {self.citation}"
+
+
+def _foundation(name: str, file: str, **facts) -> PublishedModel:
+    """A model of mace-foundations, whose file nobody recorded with a hash that could be compared."""
+    common = {"licence": ASL, "elements": "89 elements", "r_max": 6.0, "dispersion": _NO_DISPERSION}
+    return PublishedModel(name, f"{_FOUNDATIONS}/{file}", **(common | facts))
 
 
 def _off(name: str, file: str, r_max: float, sha256: str, size: int | None = None) -> PublishedModel:
@@ -158,7 +170,9 @@ MODELS = (
         "01bfe22100139f424713cf921144e5509cbe353d67aa9fa1be9c6e1e0ed35845",
         44422970,
     ),
+    # Two files are called "large" in the wild: this one, and the one that mace-torch's alias fetches.
     _mp("mace-mp-0-large", f"{_MP}/mace_mp_0/2024-01-07-mace-128-L2_epoch-199.model", None, None),
+    _mp("mace-mp-0-large-2022.9", f"{_MP}/mace_mp_0/MACE_MPtrj_2022.9.model", None, None),
     _mp(
         "mace-mp-0b-small",
         f"{_MP}/mace_mp_0b/mace_agnesi_small.model",
@@ -239,15 +253,35 @@ MODELS = (
         "included",
         _CITE_ANI,
     ),
-)
+    _foundation(
+        "mace-mh-0", "mace_mh_1/mace-mh-0.model", citation=_CITE_MH, level_of_theory="by head (PBE+U, r2SCAN, ...)",
+        dispersion="by head", inputs="head", good_for="materials, surfaces and molecules, by head",
+    ),
+    _foundation(
+        "mace-mh-1", "mace_mh_1/mace-mh-1.model", citation=_CITE_MH, level_of_theory="by head (PBE+U, r2SCAN, ...)",
+        dispersion="by head", inputs="head", good_for="materials, surfaces and molecules, by head",
+    ),
+    _foundation(
+        "mace-omol-0", "mace_omol_0/MACE-omol-0-extra-large-1024.model", citation=_CITE_OMOL, elements="83 elements",
+        level_of_theory="wB97M-V/def2-TZVPD (OMol25)", dispersion="included", inputs="charge, spin",
+        good_for="ions, radicals, metal complexes; slow",
+    ),
+    *(
+        _foundation(
+            f"mace-polar-1-{size.lower()}", f"mace_polar_1/MACE-POLAR-1-{size}.model", citation=_CITE_POLAR,
+            elements="83 elements", level_of_theory="wB97M-V/def2-TZVPD (OMol25)", dispersion="included",
+            inputs="charge, spin", range="long (charges, dipoles)", good_for="ions and polar liquids, fields",
+        )
+        for size in "SML"
+    ),
+)  # fmt: skip
 
-# Known names that end in an explanation instead of "unknown name".
-UNREADABLE = {
-    "mace-omol-0": "its joint embedding of charge and spin",
-    "mace-mh-0": "its multi-head blocks, which have not been verified here",
-    "mace-mh-1": "its RealAgnosticResidualNonLinearInteractionBlock",
-    "mace-polar-1": "its long-range electrostatics (PolarMACE)",
-    "mace-les": "its long-range electrostatics (MACELES)",
+# Names of models that are not at an address of their own here, with what to do about them.
+ELSEWHERE = {
+    "maceles": "MACELES-OFF (CC BY-NC 4.0: no commercial use) is in the repository ChengUCB/les_fit",
+    "mace-les": "MACELES-OFF (CC BY-NC 4.0: no commercial use) is in the repository ChengUCB/les_fit",
+    "mace-mdp": "MACE-MDP (dipoles and polarizabilities, ASL: no commercial use) is in the repository Nilsgoe/MACE-MDP",
+    "mace-magnetic": "MagneticMACE cannot be read here; use it with mace-torch",
 }
 
 
@@ -257,9 +291,9 @@ def find_model(name: str) -> PublishedModel:
     for model in MODELS:
         if model.name == wanted:
             return model
-    for start, block in UNREADABLE.items():
+    for start, text in ELSEWHERE.items():
         if wanted.startswith(start):
-            raise InputError(f"{name}: this published model cannot be read because of {block}; use it with mace-torch")
+            raise InputError(f"{name}: {text}. Fetch the `.model` file, and give its path in place of the name.")
     near = difflib.get_close_matches(wanted, [model.name for model in MODELS], n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`mace-md models list` shows the published names."
     raise InputError(f"{name}: neither a file nor the name of a published model. {hint}")

@@ -261,10 +261,13 @@ def test_names_are_found_or_explained():
         find_model("mace-mpa-0-mediun")
     with pytest.raises(InputError, match="models list"):
         find_model("gpt")
-    for name in ("mace-omol-0", "mace-polar-1-m", "mace-mh-1"):
-        with pytest.raises(InputError, match="cannot be read because of its"):
+    for name, text in (("maceles-off", "CC BY-NC"), ("mace-mdp", "Nilsgoe/MACE-MDP")):
+        with pytest.raises(InputError, match=f"{text}.*give its path"):
             find_model(name)
 
 
-def test_no_licence_is_claimed_for_models_that_are_not_listed():
-    assert not any("polar" in model.name or "mh-" in model.name for model in MODELS)
+def test_models_with_further_inputs_say_them():
+    assert find_model("mace-omol-0").inputs == "charge, spin"
+    assert find_model("mace-polar-1-m").range.startswith("long") and find_model("mace-polar-1-m").licence == ASL
+    assert find_model("mace-mh-1").inputs == "head"
+    assert find_model("mace-mp-0-large").url != find_model("mace-mp-0-large-2022.9").url
