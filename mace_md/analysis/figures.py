@@ -53,6 +53,9 @@ def _curve(axes, curve: Curve, colour: str, dash) -> None:
     if curve.style == "points":
         axes.plot(x, y, ".", markersize=2.5, color=colour, label=curve.label, rasterized=len(x) > 400)
         return
+    if curve.style == "bars":
+        axes.errorbar(x, y, curve.error, fmt="o", markersize=5, capsize=4, color=colour, label=curve.label)
+        return
     if curve.error is not None:
         axes.fill_between(x, y - curve.error, y + curve.error, color=colour, alpha=0.22, linewidth=0)
     style = "--" if curve.style == "dashed" else dash

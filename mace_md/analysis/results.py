@@ -76,7 +76,7 @@ class Curve:
     x: np.ndarray
     y: np.ndarray
     error: np.ndarray | None = None
-    style: str = "line"  # line, points, steps
+    style: str = "line"  # line, dashed, points, bars
 
 
 @dataclass(frozen=True)

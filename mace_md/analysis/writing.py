@@ -11,16 +11,16 @@ import mace_md
 from mace_md.analysis.figures import write_figure
 from mace_md.analysis.pipeline import Analysis
 from mace_md.analysis.reading import end_of_run
-from mace_md.analysis.results import Quantity, Result
+from mace_md.analysis.results import Figure, Quantity, Result
 from mace_md.errors import InputError
 from mace_md.provenance import version_of, write_atomically
 
 JSON, PAGE = "analysis.json", "report.html"
 
 
-def claim(folder: Path, force: bool) -> None:
+def claim(folder: Path, force: bool, name: str = JSON) -> None:
     """Make the folder; raises InputError where an analysis is in it already, or where it cannot be written."""
-    if (folder / JSON).exists() and not force:
+    if (folder / name).exists() and not force:
         raise InputError(f"{folder}: there is an analysis already. Give --force to replace it, or another --output.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,13 +56,9 @@ def _number(value: float) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:.8g}"
 
 
-def write_figures(results: list[Result], folder: Path) -> dict[str, str]:
+def write_figures(figures: list[Figure], folder: Path) -> dict[str, str]:
     """NAME.svg and NAME.png of each figure; returns the SVG for the page, by name."""
-    inline = {}
-    for result in results:
-        for figure in result.figures:
-            _, inline[figure.name] = write_figure(figure, folder)
-    return inline
+    return {figure.name: write_figure(figure, folder)[1] for figure in figures}
 
 
 def quantity_as_json(quantity: Quantity) -> dict:

@@ -22,7 +22,7 @@ def _series_figure(system: System, name: str, title: str, label: str, mean: floa
     log = system.source.log
     times, values = log["time_ps"], log[name]
     step = max(1, len(times) // 1500)
-    curves = [Curve(label, times[::step], values[::step])]
+    curves = [Curve("of the log", times[::step], values[::step])]
     window = system.window
     if mean is not None:
         curves.append(Curve("mean", np.array(window.pair), np.array([mean, mean])))
