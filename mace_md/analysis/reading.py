@@ -100,6 +100,8 @@ class Source:
         size = max(1, NUMBERS_IN_CHUNK // (3 * self.topology.n_atoms))
         if path.suffix == ".trr":
             yield from _trr_chunks(path, self.topology.n_atoms, size, every)
+        elif path.suffix == ".xtc":
+            yield from _xtc_chunks(path, self.topology.n_atoms, size, every)
         else:
             yield from _mdtraj_chunks(path, self.topology, size, every)
 
@@ -269,9 +271,7 @@ def _mdtraj_chunks(path: Path, topology, size: int, every: int) -> Iterator[Chun
         try:
             with silent_stdout():
                 part = next(frames, None)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            if seen and path.suffix == ".xtc":  # half a frame, of a run that is going on
-                return
+        except (OSError, ValueError, RuntimeError, TypeError, ImportError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from None
         if part is None:
             return
@@ -284,6 +284,50 @@ def _mdtraj_chunks(path: Path, topology, size: int, every: int) -> Iterator[Chun
         if keep.any():
             boxes = None if part.unitcell_vectors is None else part.unitcell_vectors[keep].astype(float)
             yield Chunk(times[keep], part.xyz[keep], boxes)
+
+
+def _whole_xtc_frames(path: Path) -> int:
+    """How many frames of an XTC file are there to their last byte; a run that is going on may have begun another."""
+    end, at, count = path.stat().st_size, 0, 0
+    with open(path, "rb") as file:
+        while True:
+            file.seek(at)
+            header = file.read(92)
+            if len(header) < 56 or struct.unpack(">i", header[:4])[0] not in (1995, 2023):
+                return count
+            num_atoms = struct.unpack(">i", header[52:56])[0]
+            if num_atoms <= 9:  # not compressed
+                at += 56 + 12 * num_atoms
+            elif header[:4] == struct.pack(">i", 2023):  # the length has eight bytes, for very many atoms
+                file.seek(at + 88)
+                wide = file.read(8)
+                at += 96 + (struct.unpack(">q", wide)[0] + 3) // 4 * 4 if len(wide) == 8 else end + 1
+            else:
+                at += 92 + (struct.unpack(">i", header[88:92])[0] + 3) // 4 * 4 if len(header) == 92 else end + 1
+            if at > end:
+                return count
+            count += 1
+
+
+def _xtc_chunks(path: Path, num_atoms: int, size: int, every: int) -> Iterator[Chunk]:
+    from mdtraj.formats import XTCTrajectoryFile
+
+    left, seen = _whole_xtc_frames(path), 0
+    try:
+        with XTCTrajectoryFile(str(path)) as file:
+            while left > 0:
+                positions, times, _, boxes = file.read(min(size, left))
+                if positions.shape[1] != num_atoms:
+                    raise InputError(f"{path}: has {positions.shape[1]} atoms, and its topology {num_atoms}")
+                keep = (seen + np.arange(len(times))) % every == 0
+                seen, left = seen + len(times), left - len(times)
+                if keep.any():
+                    periodic = boxes is not None and np.any(boxes)
+                    yield Chunk(
+                        times[keep].astype(float), positions[keep], boxes[keep].astype(float) if periodic else None
+                    )
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
 
 
 def _trr_frames(path: Path) -> Iterator[tuple[dict, bytes]]:

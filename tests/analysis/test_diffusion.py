@@ -112,4 +112,3 @@ def test_finite_size_correction_of_water():
     found = diffusion.finite_size_correction(298.15, 0.89, 1.242)
     assert abs(found - by_hand * 1e18 / 1e12) < 1e-9
     assert abs(by_hand * 1e4 - 5.6e-6) < 0.1e-6
-
