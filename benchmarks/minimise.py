@@ -22,9 +22,10 @@ from mace_md.config import RunConfig
 from mace_md.errors import InputError, SafetyStop
 from mace_md.md.stepping.minimization import minimize
 from mace_md.md.watch.limits import Bonds
+from mace_md.structures import preflight
 from mace_md.structures.formats.molfile import from_smiles
 from mace_md.structures.prepare import prepare
-from mace_md.structures.structure import Structure, assemble, read_structure
+from mace_md.structures.structure import Structure, assemble
 from mace_md.units import EV_PER_ANGSTROM_TO_KJ_MOL_NM
 
 HERE = Path(__file__).parent
@@ -59,26 +60,24 @@ def molecules():
 def systems():
     """(name, Structure) of the inputs of the project, and of those beside it."""
     root = HERE.parent
-    paths = [*sorted(root.glob("systems/*/*.pdb")), *sorted(root.glob("systems/inputs/*"))]
+    paths = sorted({*root.glob("systems/*/*.pdb"), *root.glob("systems/inputs/*")})
     paths += sorted(SHARED.glob("*.pdb")) if SHARED.exists() else []
     for path in paths:
-        try:
+        if path.suffix not in (".py", ".rst7") and path.name != "salt_water.gro":  # not structures of their own
             yield path.name, read(path)
-        except InputError:
-            continue  # coordinates of a topology, and the script that wrote the inputs
 
 
 def read(path: Path) -> Structure:
     """A structure file with the file that belongs to it, and the hydrogens that are missing."""
-    if path.suffix in (".py", ".rst7") or path.name == "salt_water.gro":
-        raise InputError(f"{path}: not a structure of its own.")
     beside = {".top": ".gro", ".prmtop": ".rst7"}.get(path.suffix)
-    if beside is not None:
-        return read_structure(path, coordinates_file=path.with_suffix(beside))
+    coordinates = None if beside is None else path.with_suffix(beside)
+    options = {"structure": path, "coordinates": coordinates, "seed": 1, "virtual_sites": "drop"}
+    structure = prepare(RunConfig(**options))
     try:
-        return read_structure(path)
+        preflight.check_hydrogens(structure)
     except InputError:
-        return prepare(RunConfig(structure=path, hydrogens="add", seed=1))
+        structure = prepare(RunConfig(**options, hydrogens="add"))
+    return structure
 
 
 def row(name: str, structure: Structure, model, *, openmm_too: bool = False) -> dict:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import mace_md
 from mace_md import config as config_module
-from mace_md.console import complain, is_gone, stop_talking
+from mace_md.console import complain, fitted, is_gone, stop_talking
 from mace_md.errors import CleanStop, InputError, SafetyStop, UsageError
 from mace_md.options.declare import flag, nearest
 from mace_md.options.reading import load_config
@@ -97,8 +97,11 @@ def _help() -> str:
 class _Console(logging.StreamHandler):
     """Goes on silently when the reader of a pipe leaves (`mace-md run ... | head`), or the terminal is closed.
 
-    The files are what a run is for.
+    The files are what a run is for. On a terminal, lines are fitted to its width.
     """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return fitted(super().format(record), self.stream)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if is_gone(sys.exc_info()[1]):

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
@@ -62,8 +64,18 @@ class Patient:
 
 
 def complain(text: str) -> None:
-    """A line to standard error; goes on silently where nobody is left."""
-    print(text, file=Patient(sys.stderr), flush=True)
+    """A line to standard error, fitted to a terminal; goes on silently where nobody is left."""
+    print(fitted(text, sys.stderr), file=Patient(sys.stderr), flush=True)
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """`text` as it is, or for a terminal broken at words to its width, and in place of the progress line there, which
+    comes again by itself."""
+    if not stream.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, 40)
+    kept = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
+    return "\r\033[K" + "\n".join(textwrap.fill(line, width, **kept) for line in text.splitlines())
 
 
 def _patiently(stream: TextIO, write: Callable[[], object]) -> None:

@@ -360,3 +360,22 @@ def test_the_run_files_of_the_guide_are_read(tmp_path):
     for config in found:
         assert config.stage or config.restraint or config.external_force
         assert parts_of(config)[-1].is_last
+
+
+def test_ramps_on_the_command_line_are_two_options():
+    words = ["a.pdb", "--ensemble", "npt", "--pressure", "1 -> 1GPa", "--temperature", "50->300"]
+    config = load_config(RunConfig, words)
+    assert (config.pressure_from, config.pressure) == (1.0, 10000.0)
+    assert (config.temperature_from, config.temperature) == (50.0, 300.0)
+    for wrong in (["--temperature", "1 -> 2 -> 3"], ["--temperature", "1 -> 2", "--temperature-from", "3"]):
+        with pytest.raises(UsageError, match="--temperature"):
+            load_config(RunConfig, ["a.pdb", *wrong])
+
+
+@pytest.mark.parametrize(
+    ("smiles", "folder"),
+    [("CCO", "CCO-run"), ("N", "N-run"), ("Cc1cc(NS(=O)(=O)c2ccc(N)cc2)no1", "Cc1cc_NS_O_d22f-run")],
+)
+def test_folders_named_after_a_smiles_are_short(smiles, folder):
+    assert str(RunConfig(smiles=smiles).output) == folder
+    assert str(RunConfig(smiles=smiles + "C").output) != folder

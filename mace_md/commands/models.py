@@ -43,20 +43,25 @@ def _check(config: ModelsConfig) -> int:
 
 
 def _list(cache: Path) -> None:
-    rows = [("NAME", "LICENCE", "ELEMENTS", "CUTOFF", "LEVEL OF THEORY", "DISPERSION", "FETCHED")]
-    for model in zoo.MODELS:
-        licence = model.licence.split(" (")[0] + (" (academic only)" if model.licence == zoo.ASL else "")
-        fetched = "bundled" if model.bundled else "yes" if model.path(cache).exists() else "no"
-        row = (model.name, licence, model.elements, _cutoff(model), model.level_of_theory, model.dispersion, fetched)
-        rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print()
-    print(f"{DEFAULT_MODEL} comes with mace-md: `mace-md run` takes it when no --model is given.")
-    print("ASL is the Academic Software License, https://github.com/gabor1/ASL: no commercial use.")
-    print("`mace-md models show NAME` says more, `mace-md models pull NAME` fetches the file to")
-    print(f"{cache} (--cache or $MACE_MD_CACHE change the folder).")
+    """The models by what they are for, in lines that a narrow terminal holds."""
+    print(f"{'NAME':<24}{'LICENCE':<9}{'CUTOFF':<9}{'LEVEL OF THEORY':<27}FETCHED")
+    for (use, elements), models in zoo.by_use().items():
+        print(f"\n{use}\n({elements})")
+        for model in models:
+            name = f"{model.name} *" if model.name in zoo.RECOMMENDED else model.name
+            fetched = "bundled" if model.bundled else "yes" if model.path(cache).exists() else "no"
+            licence, theory = model.licence.split(" (")[0], model.level_of_theory.split(" (SPICE)")[0]
+            print(f"{name:<24}{licence:<9}{_cutoff(model):<9}{theory:<27}{fetched}")
+    print(
+        f"""
+* is the one to try first. Energies of the molecules' models include
+dispersion, those of the materials' do not (--dispersion d3bj adds it).
+{DEFAULT_MODEL} comes with mace-md, for first runs and tests: a run takes
+it when no --model is given. ASL: academic use only, no commercial use,
+https://github.com/gabor1/ASL. `mace-md models show NAME` says more, and
+`mace-md models pull NAME` fetches the file to (--cache, $MACE_MD_CACHE)
+{cache}"""
+    )
 
 
 def _pull(config: ModelsConfig) -> None:

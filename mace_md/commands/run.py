@@ -257,7 +257,7 @@ def _prove(config: RunConfig, setup: SetUp, simulation: app.Simulation) -> SelfC
     precision = precision_of(simulation.context, setup.model.dtype)
     reference = None
     if not setup.model.is_exported:
-        reference = load_model(config.model, head=config.head, dtype=torch.float64)
+        reference = load_model(config.model, head=config.head, dtype=torch.float64, announce=False)
         reference = _settled(reference, config, setup.structure)
     with numbers_stay_finite("self-check"):
         check = selfcheck.check_forces(

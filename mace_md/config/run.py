@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from mace_md.config import shared
@@ -11,6 +12,7 @@ from mace_md.errors import UsageError
 from mace_md.options.declare import GIVEN, Ramp, option
 from mace_md.options.reading import settle
 
+LONGEST_NAME = 16  # characters of a folder named after a SMILES
 _THERMOSTATTED = ("ensemble", ("nvt", "npt"))
 _NPT = ("ensemble", ("npt",))
 _SOLVATED = ("solvate", GIVEN)
@@ -63,6 +65,7 @@ class EnsembleOptions:
     temperature: float = option(
         300.0,
         unit="K",
+        ramp_from="temperature_from",
         at_least=0,
         aliases=("--temp",),
         help="temperature of the thermostat and of the first velocities",
@@ -82,6 +85,7 @@ class EnsembleOptions:
     pressure: float | None = option(
         None,
         unit="bar",
+        ramp_from="pressure_from",
         only_if=_NPT,
         fill=1.0,
         help="pressure of the barostat",
@@ -220,7 +224,14 @@ class AdditionOptions:
         None, unit="Da", at_least=1.0, shown_default="as it is",
         help="mass of hydrogen, taken from the atom it is bonded to; 3 allows longer steps, and slows vibrations",
     )  # fmt: skip
-    freeze: str | None = option(None, help="atoms that do not move, as an mdtraj selection", shown_default="none")
+    freeze: str | None = option(
+        None, help="atoms that do not move: an mdtraj selection; file, those that the structure file fixes (selective "
+        "dynamics, move_mask); or none", shown_default="file, where it fixes any",
+    )  # fmt: skip
+    velocities: str = option(
+        "draw", choices=("draw", "file"),
+        help="first velocities: drawn at --temperature, or those of the structure file, for a run without minimisation",
+    )  # fmt: skip
     restraint: tuple[Restraint, ...] = option((), help="what is held near a value", shown_default="none")
     external_force: tuple[ExternalForce, ...] = option((), help="energies of your own", shown_default="none")
     stage: tuple[Stage, ...] = option((), help="parts of the run, one after the other", shown_default="one part")
@@ -562,7 +573,10 @@ class RunConfig(
     def _name(self) -> str:
         """What the output folder is called after."""
         if self.smiles is not None:
-            return re.sub(r"[^A-Za-z0-9]+", "_", self.smiles).strip("_")[:40] or "smiles"
+            name = re.sub(r"[^A-Za-z0-9]+", "_", self.smiles).strip("_") or "smiles"
+            if len(name) > LONGEST_NAME:  # four digits tell molecules that begin alike
+                name = name[: LONGEST_NAME - 5].strip("_") + "_" + sha256(self.smiles.encode()).hexdigest()[:4]
+            return name
         return self.structure.stem
 
     @property
@@ -579,6 +593,11 @@ def _refuse_contradictions(config: RunConfig) -> None:
         raise UsageError("give --solvate, which makes the box, or --box, not both.")
     if config.solvate is not None and config.periodic == "no":
         raise UsageError("--solvate makes a periodic box of water; it does not go with --periodic no.")
+    if config.velocities == "file" and config.minimize:
+        raise UsageError("--velocities file goes on from the motion in the file, and a minimisation ends it: add "
+                         "--no-minimize.")  # fmt: skip
+    if config.velocities == "file" and config.beads > 1:
+        raise UsageError(f"--beads {config.beads}: a file has the velocities of atoms, not of beads. Draw them.")
     if config.beads > 1 and config.thermostat not in (None, "langevin"):
         raise UsageError(f"--beads {config.beads} brings its own thermostat, of Langevin kind: leave --thermostat out.")
     if config.beads > 1 and config.barostat not in (None, "isotropic"):

@@ -1,6 +1,7 @@
 """From the options of a run to OpenMM: masses and selections, the parts of the run, and the Simulation of each part."""
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -51,12 +52,20 @@ def set_up(config: RunConfig, structure: Structure, model: LoadedModel) -> SetUp
     """Masses and selections, and what they mean for the run."""
     masses = structure.masses
     if config.hydrogen_mass is not None:
-        masses = repartition_hydrogen(structure.topology, config.hydrogen_mass)
+        bonds = structure.molecules.bonds
+        masses = repartition_hydrogen(structure.topology, config.hydrogen_mass, bonds)
         log.info("masses: hydrogen %g Da, taken from the atoms it is bonded to", config.hydrogen_mass)
-    if config.freeze is not None:
-        held = select_atoms(structure, config.freeze, "--freeze")
-        masses = frozen(masses, held)
-        log.info("masses: %d of %d atoms do not move (%s)", len(held), len(masses), config.freeze)
+    if config.velocities == "file" and structure.velocities is None:
+        raise InputError(
+            f"--velocities file: {structure.path} has no velocities, or atoms were added, which have none. They are "
+            "read from .gro, .rst7, POSCAR and extended XYZ with momenta."
+        )
+    if config.velocities == "draw" and structure.velocities is not None:
+        log.info("note: the file has velocities; new ones are drawn (--velocities file --no-minimize takes those)")
+    held, why = _held(config, structure)
+    if len(held):
+        masses = frozen(masses, held, why)
+        log.info("masses: %d of %d atoms do not move (%s)", len(held), len(masses), why)
     in_trajectory = None
     if config.trajectory_atoms is not None:
         in_trajectory = select_atoms(structure, config.trajectory_atoms, "--trajectory-atoms")
@@ -68,6 +77,28 @@ def set_up(config: RunConfig, structure: Structure, model: LoadedModel) -> SetUp
         )
         log.info("dispersion: D3(BJ) of %s is added, pairs within %g A", functional, config.dispersion_cutoff)
     return SetUp(structure, model, masses, in_trajectory, functional)
+
+
+def _held(config: RunConfig, structure: Structure) -> tuple[np.ndarray, str]:
+    """Indices of the atoms that do not move, and who says so. Raises InputError for a file that fixes half an atom."""
+    fixed = structure.fixed
+    whole = np.zeros(0, dtype=int) if fixed is None else np.flatnonzero(fixed.all(axis=1))
+    if config.freeze not in (None, "file"):
+        if len(whole):
+            log.info("note: the file fixes %d atoms; --freeze %s takes its place", len(whole), config.freeze)
+        if config.freeze == "none":
+            return whole[:0], ""
+        return select_atoms(structure, config.freeze, "--freeze"), config.freeze
+    if config.freeze == "file" and fixed is None:
+        raise InputError(f"--freeze file: {structure.path} fixes no atoms. Give a selection, or leave the option out.")
+    partly = [] if fixed is None else np.flatnonzero(fixed.any(axis=1) & ~fixed.all(axis=1))
+    if len(partly):
+        raise InputError(
+            f"{structure.path}: atom {partly[0] + 1} (one of {len(partly)}) is fixed in some directions and free in "
+            "others, and OpenMM holds whole atoms. Say what is to be held with --freeze and a selection, or --freeze "
+            "none."
+        )
+    return whole, "as the file says; --freeze none lets them move"
 
 
 def checked_parts(config: RunConfig, setup: SetUp) -> list[Part]:
@@ -89,11 +120,14 @@ def _check_part(part: Part, setup: SetUp, where: str) -> list[str]:
     config, npt = part.config, part.config.ensemble == "npt"
     if npt and (setup.masses == 0).any():
         raise InputError(
-            f"{where}--freeze with --ensemble npt: a barostat scales the box with all that is in it, also atoms "
-            "that are to stay where they are. Use nvt, or a [[restraint]] of kind position."
+            f"{where}atoms that do not move (--freeze, or fixed by the file) with --ensemble npt: a barostat scales "
+            "the box with all that is in it, also atoms that are to stay where they are. Use nvt, --freeze none, or a "
+            "[[restraint]] of kind position."
         )
     notes = preflight.check_box(setup.structure, setup.model.r_max, npt=npt)
     notes += preflight.check_timestep(setup.masses, config.timestep)
+    if npt and config.barostat in ("anisotropic", "flexible"):
+        notes += preflight.check_shape(setup.structure, config.barostat)
     if npt and any(restraint.kind == "position" for restraint in config.restraint):
         notes.append("note: the places that atoms are held at do not scale with the box; this adds to its pressure")
     _scaling(config, setup.structure)
@@ -263,10 +297,12 @@ def _platform(config: HardwareOptions) -> PlatformChoice:
         deterministic=config.deterministic,
     )
     details = "".join(f", {key} {value}" for key, value in choice.properties.items())
-    log.info(
-        "platform: %s%s (%s); %d threads for the model",
-        choice.platform.getName(), details, choice.reason, torch.get_num_threads(),
-    )  # fmt: skip
+    threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    plural = "s" if threads > 1 else ""
+    log.info("platform: %s%s (%s); %d thread%s for the model", choice.platform.getName(), details, choice.reason,
+             threads, plural)  # fmt: skip
+    if threads > cores:
+        log.warning("warning: %d threads on %d cores wait for each other: --threads %d", threads, cores, cores)
     return choice
 
 

@@ -288,8 +288,25 @@ def read_flags(cls: type, argv: Sequence[str], prog: str, description: str) -> d
     return _converted(cls, given, lambda name: label_of(cls, name))
 
 
+def _without_ramps(cls: type, given: dict[str, Any], label: Any) -> dict[str, Any]:
+    """`pressure = "1 -> 10000"` as the two options that it stands for."""
+    result = dict(given)
+    for entry, _, _ in options_of(cls):
+        start, value = entry.metadata.get("ramp_from"), given.get(entry.name)
+        if start is None or not isinstance(value, str) or "->" not in value:
+            continue
+        if start in given:
+            raise UsageError(f"{label(entry.name)} {value}: the ramp has a start, and so has {label(start)}. Give one.")
+        ends = [end.strip() for end in value.split("->")]
+        if len(ends) != 2 or not all(ends):
+            raise UsageError(f"{label(entry.name)}: expected one value, or 'start -> end', got '{value}'")
+        result[start], result[entry.name] = ends
+    return result
+
+
 def _converted(cls: type, given: dict[str, Any], label: Any) -> dict[str, Any]:
     values = {}
+    given = _without_ramps(cls, given, label)
     for entry, kind, many in options_of(cls):
         if entry.name in given:
             try:

@@ -11,6 +11,7 @@ from mace_md.units import ANGSTROM_TO_NM, DALTON_PER_CUBIC_NM_TO_G_ML, NM_TO_ANG
 SMALLEST_CONTACT = 0.5  # A, any pair
 SMALLEST_CONTACT_RATIO = 0.55  # of the sum of the covalent radii; a C-C bond (1.52 A by radii) may be 0.84 A long
 # Densities of condensed matter under anything a run starts from: solid hydrogen 0.09, osmium 22.6 g/mL.
+WATER_NAMES = frozenset(("HOH", "WAT", "SOL", "TIP3", "TP3"))
 LARGEST_DENSITY = 30.0
 SMALLEST_DENSITY_NPT = 0.01
 # Contacts through the box that only a second bond of a hydrogen would have: with an image of its own molecule, below
@@ -214,6 +215,17 @@ def _smallest_contact_of_hydrogen(structure: Structure, i, j, radii: np.ndarray)
 def _name(structure: Structure, index: int) -> str:
     atom = list(structure.topology.atoms())[index]
     return f"atom {index + 1} ({atom.name}, {atom.residue.name} {atom.residue.id})"
+
+
+def check_shape(structure: Structure, barostat: str) -> list[str]:
+    """What a barostat that changes the shape of the box means for a fluid, unless bonds hold the box together."""
+    if structure.molecules.networks:
+        return []
+    names = [residue.name for residue in structure.topology.residues()]
+    liquid = sum(name in WATER_NAMES for name in names) > len(names) / 2
+    start = f"warning: --barostat {barostat} on water" if liquid else f"note: --barostat {barostat} is for solids"
+    reason = "nothing holds the shape of a fluid's box, whose sides drift without limit until OpenMM stops"
+    return [f"{start}: {reason}. Unless this is a crystal, take --barostat isotropic"]
 
 
 def check_box(structure: Structure, r_max: float, *, npt: bool) -> list[str]:

@@ -30,8 +30,25 @@ def test_list_says_licence_cutoff_theory_and_dispersion(capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert {model.name for model in zoo.MODELS} <= lines.keys()
     off, mpa = lines["mace-off23-small"], lines["mace-mpa-0-medium"]
-    assert "academic only" in off and "4.5 A" in off and "wB97M-D3(BJ)" in off and " included" in off
-    assert "MIT" in mpa and "academic" not in mpa and "not included" in mpa and "89 elements" in mpa
+    assert "ASL" in off and "4.5 A" in off and "wB97M-D3(BJ)" in off
+    assert "MIT" in mpa and "PBE+U" in mpa
+
+
+def test_list_is_ordered_by_use_and_fits_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("MACE_MD_CACHE", "/models")
+    assert cli.main(["models", "list"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 78
+    materials = text.index("materials; dispersion not included\n(89 elements)")
+    molecules = text.index("molecules, liquids, biomolecules; dispersion included")
+    assert molecules < text.index("mace-off23-small") < materials
+    assert materials < text.index("mace-mpa-0-medium *")
+    assert "academic use only" in text
+
+
+def test_list_marks_what_is_unknown(capsys):
+    cli.main(["models", "list"])
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert "unknown" in lines["mace-ani-cc"]
 
 

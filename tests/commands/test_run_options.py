@@ -179,7 +179,7 @@ MISTAKES = {
     "length twice": ('steps = 4\n[[stage]]\nname = "a"\nsteps = 1\n', "the length of stage a is in its table and in"),
     "equilibration": ('equilibration_steps = 4\n[[stage]]\nname = "a"\n', "--equilibration-steps is for a run without"),
     "selection": ('freeze = "name XX"\n', "--freeze: 'name XX' chooses no atom"),
-    "all frozen": ('freeze = "all"\n', "all 24 atoms are chosen"),
+    "all frozen": ('freeze = "all"\n', "all 24 atoms are held"),
     "frozen npt": ('freeze = "index 0"\nensemble = "npt"\n', "a barostat scales the box with all that is in it"),
     "forces in dcd": ('trajectory_format = ["dcd"]\n', "dcd files hold positions only"),
     "beads": ("beads = 4\nthermostat = 'bussi'\n", "brings its own thermostat"),

@@ -204,3 +204,14 @@ def test_long_step_with_hydrogen_is_noted(tmp_path):
     water = read_structure(water_pdb(tmp_path / "w.pdb"))
     assert "2 fs is long for hydrogen" in preflight.check_timestep(water.masses, 2.0)[0]
     assert preflight.check_timestep(water.masses, 1.0) == []
+
+
+def test_shape_of_a_box_of_water_is_not_held(tmp_path):
+    water = read_structure(water_pdb(tmp_path / "water.pdb"))
+    (said,) = preflight.check_shape(water, "anisotropic")
+    assert said.startswith("warning: --barostat anisotropic on water") and "--barostat isotropic" in said
+    bulk("NaCl", "rocksalt", a=5.64, cubic=True).write(tmp_path / "salt.extxyz")
+    salt = read_structure(tmp_path / "salt.extxyz")
+    assert all(note.startswith("note: ") for note in preflight.check_shape(salt, "flexible"))
+    bulk("Si", cubic=True).write(tmp_path / "silicon.extxyz")
+    assert preflight.check_shape(read_structure(tmp_path / "silicon.extxyz"), "flexible") == []  # bonds hold it

@@ -24,8 +24,10 @@ def masses_of(topology: app.Topology) -> np.ndarray:
     return np.array([atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms()])
 
 
-def repartition_hydrogen(topology: app.Topology, hydrogen_mass: float) -> np.ndarray:
+def repartition_hydrogen(topology: app.Topology, hydrogen_mass: float, bonds: np.ndarray | None = None) -> np.ndarray:
     """[n_atoms] Da: each hydrogen weighs `hydrogen_mass`, and the heavy atom it is bonded to lighter by as much.
+
+    bonds : [n_bonds, 2], those of the topology by default, which leave out those of endless networks.
 
     The mass of every molecule stays what it was (Feenstra, Hess and Berendsen, J. Comput. Chem. 20, 786 (1999)). Unlike
     in force fields with rigid water, the hydrogens of water are included: here they vibrate like all others.
@@ -36,8 +38,9 @@ def repartition_hydrogen(topology: app.Topology, hydrogen_mass: float) -> np.nda
     masses = masses_of(topology)
     atoms = list(topology.atoms())
     partners: dict[int, list[int]] = {}
-    for a, b in topology.bonds():
-        for hydrogen, other in ((a, b), (b, a)):
+    pairs = [(a.index, b.index) for a, b in topology.bonds()] if bonds is None else bonds.tolist()
+    for i, j in pairs:
+        for hydrogen, other in ((atoms[i], atoms[j]), (atoms[j], atoms[i])):
             if hydrogen.element.atomic_number == 1 and other.element.atomic_number != 1:
                 partners.setdefault(hydrogen.index, []).append(other.index)
     moved = masses.copy()
@@ -62,7 +65,7 @@ def repartition_hydrogen(topology: app.Topology, hydrogen_mass: float) -> np.nda
     return moved
 
 
-def frozen(masses: np.ndarray, atoms: Sequence[int]) -> np.ndarray:
+def frozen(masses: np.ndarray, atoms: Sequence[int], why: str = "chosen") -> np.ndarray:
     """`masses` with 0 for `atoms`: OpenMM does not move particles without mass, and no integrator counts them.
 
     Raises InputError when nothing is left that moves.
@@ -70,5 +73,5 @@ def frozen(masses: np.ndarray, atoms: Sequence[int]) -> np.ndarray:
     held = masses.copy()
     held[list(atoms)] = 0.0
     if not held.any():
-        raise InputError(f"--freeze: all {len(masses)} atoms are chosen; nothing would move. Choose fewer.")
+        raise InputError(f"--freeze: all {len(masses)} atoms are held ({why}); nothing would move. Hold fewer.")
     return held

@@ -5,6 +5,7 @@ from openmm import app, unit
 
 from mace_md.md.dynamics.integrators import Dynamics
 from mace_md.md.dynamics.rpmd import RingPolymer, is_ring_polymer
+from mace_md.md.dynamics.temperature import temperature_of
 
 
 def set_velocities(simulation: app.Simulation, dynamics: Dynamics, temperature: float, seed: int) -> None:
@@ -19,6 +20,20 @@ def set_velocities(simulation: app.Simulation, dynamics: Dynamics, temperature: 
         RingPolymer(context).collapse(np.array(positions), seed)
         return
     remove_kept_motion(simulation, dynamics)
+
+
+def take_velocities(simulation: app.Simulation, dynamics: Dynamics, velocities: np.ndarray) -> float:
+    """Set `velocities` [n_atoms, 3] nm/ps, less the motion that `dynamics` would keep for ever; the temperature, K.
+
+    Atoms that do not move have none.
+    """
+    context = simulation.context
+    system = context.getSystem()
+    mobile = np.array([system.getParticleMass(i)._value > 0 for i in range(system.getNumParticles())])
+    context.setVelocities(np.where(mobile[:, None], velocities, 0.0))
+    remove_kept_motion(simulation, dynamics)
+    kinetic = context.getState(energy=True).getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
+    return temperature_of(kinetic, dynamics.num_dof)
 
 
 def remove_kept_motion(simulation: app.Simulation, dynamics: Dynamics) -> None:

@@ -41,10 +41,16 @@ class Wanted(NamedTuple):
 
 
 class Readout:
-    """Of classical dynamics. `terms`: force groups whose energies are columns of their own, by column."""
+    """Of classical dynamics. `terms`: force groups whose energies are columns of their own, by column.
 
-    def __init__(self, simulation: app.Simulation, dynamics: Dynamics, terms: dict[str, int]) -> None:
-        self.simulation, self.terms = simulation, terms
+    endless : [n_atoms] bool, atoms of molecules that are bonded to their own images; they have no inside, and are never
+    wrapped, since each atom would go through the faces of the box on its own.
+    """
+
+    def __init__(
+        self, simulation: app.Simulation, dynamics: Dynamics, terms: dict[str, int], endless: np.ndarray | None = None
+    ) -> None:
+        self.simulation, self.terms, self._endless = simulation, terms, endless
         self.num_dof = dynamics.num_dof
         system = simulation.context.getSystem()
         self._masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
@@ -90,17 +96,24 @@ class Readout:
 
     def frames(self, step: int, time: float, wanted: Wanted, *, wrap: bool) -> list[Frame]:
         """The frame of this moment; time in ps. `wrap`: each molecule whole with its centre in the box."""
-        state = self.simulation.context.getState(
-            positions=True, velocities=wanted.velocities, enforcePeriodicBox=self.periodic and wrap
-        )
+        state = self.simulation.context.getState(positions=True, velocities=wanted.velocities)
         velocities = state.getVelocities(asNumpy=True).value_in_unit(_VELOCITY) if wanted.velocities else None
         energy = forces = None
         if wanted.energy or wanted.forces:
             model = self.simulation.context.getState(energy=wanted.energy, forces=wanted.forces, groups=MODEL_GROUPS)
             energy = model.getPotentialEnergy().value_in_unit(_KJ) if wanted.energy else None
             forces = model.getForces(asNumpy=True).value_in_unit(_FORCE) if wanted.forces else None
-        positions = np.asarray(state.getPositions(asNumpy=True).value_in_unit(_NM))
+        positions = self._placed(state, wrap)
         return [Frame(step, time, positions, self._box(state), energy, velocities, forces)]
+
+    def _placed(self, state: openmm.State, wrap: bool) -> np.ndarray:
+        """[n_atoms, 3] nm, of `state`, which is that of the Context; wrapped where it is asked for and can be."""
+        positions = np.array(state.getPositions(asNumpy=True).value_in_unit(_NM))
+        if not (wrap and self.periodic):
+            return positions
+        wrapped = self.simulation.context.getState(positions=True, enforcePeriodicBox=True)
+        inside = np.array(wrapped.getPositions(asNumpy=True).value_in_unit(_NM))
+        return inside if self._endless is None else np.where(self._endless[:, None], positions, inside)
 
     def _box(self, state: openmm.State) -> np.ndarray | None:
         return np.array(state.getPeriodicBoxVectors().value_in_unit(_NM), dtype=float) if self.periodic else None
@@ -109,8 +122,10 @@ class Readout:
 class RingPolymerReadout(Readout):
     """Of a path integral: quantum estimators in the row, the centroids and then each bead as frames."""
 
-    def __init__(self, simulation: app.Simulation, dynamics: Dynamics, terms: dict[str, int]) -> None:
-        super().__init__(simulation, dynamics, terms)
+    def __init__(
+        self, simulation: app.Simulation, dynamics: Dynamics, terms: dict[str, int], endless: np.ndarray | None = None
+    ) -> None:
+        super().__init__(simulation, dynamics, terms, endless)
         self.ring = RingPolymer(simulation.context)
         symbols = np.array([atom.element.symbol for atom in simulation.topology.atoms()])
         mobile = self.ring.masses > 0
@@ -145,8 +160,8 @@ class RingPolymerReadout(Readout):
         beads, velocities = self.ring.take()
         centroid = beads.mean(axis=0)
         context.setPositions(centroid)  # OpenMM wraps what is in the Context; the integrator has its own beads
-        state = context.getState(positions=True, enforcePeriodicBox=self.periodic and wrap)
-        wrapped = np.asarray(state.getPositions(asNumpy=True).value_in_unit(_NM))
+        state = context.getState(positions=True)
+        wrapped = self._placed(state, wrap)
         box, shift = self._box(state), wrapped - centroid
         energy = self.ring.potential(MODEL_GROUPS) if wanted.energy else None
         forces = self.ring.forces(MODEL_GROUPS) if wanted.forces else None
@@ -158,11 +173,15 @@ class RingPolymerReadout(Readout):
         return frames
 
 
-def make_readout(simulation: app.Simulation, dynamics: Dynamics) -> Readout:
-    """The readout that fits the integrator, with a column for each group of forces beside the model."""
+def make_readout(simulation: app.Simulation, dynamics: Dynamics, endless: np.ndarray | None = None) -> Readout:
+    """The readout that fits the integrator, with a column for each group of forces beside the model.
+
+    endless : [n_atoms] bool, of endless networks, whose atoms are not wrapped.
+    """
     groups = {force.getForceGroup() for force in simulation.system.getForces()}
     terms = {column: group for column, group in TERMS.items() if group in groups}
-    return (RingPolymerReadout if dynamics.beads > 1 else Readout)(simulation, dynamics, terms)
+    endless = endless if endless is not None and endless.any() else None
+    return (RingPolymerReadout if dynamics.beads > 1 else Readout)(simulation, dynamics, terms, endless)
 
 
 BOX_COLUMNS = ("box_a_nm", "box_b_nm", "box_c_nm", "box_alpha_degree", "box_beta_degree", "box_gamma_degree")

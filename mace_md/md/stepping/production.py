@@ -17,7 +17,7 @@ from mace_md.config import RunConfig
 from mace_md.errors import CleanStop, SafetyStop
 from mace_md.md.dynamics.integrators import Dynamics
 from mace_md.md.dynamics.stages import RAMP_INTERVAL, Carried, Course, Part
-from mace_md.md.dynamics.velocities import remove_kept_motion, set_velocities
+from mace_md.md.dynamics.velocities import remove_kept_motion, set_velocities, take_velocities
 from mace_md.md.files.cutting import check_files, cut_files
 from mace_md.md.files.frames import Snapshot
 from mace_md.md.files.identity import Identity
@@ -108,7 +108,10 @@ class Run:
         self.course.set(0)
         if self.config.minimize:
             self._minimize()
-        if self.config.minimize or carried is None:
+        if self.config.velocities == "file" and carried is None:
+            kelvin = take_velocities(self.simulation, self.dynamics, self.structure.velocities)
+            log.info("velocities: of the file, %.4g K", kelvin)
+        elif self.config.minimize or carried is None:
             self._draw_velocities()
         else:  # the part before may have moved as a whole, as under a Langevin bath
             remove_kept_motion(self.simulation, self.dynamics)
@@ -230,7 +233,7 @@ class Run:
         return Recorder(
             self.simulation,
             self.folder,
-            readout=make_readout(self.simulation, self.dynamics),
+            readout=make_readout(self.simulation, self.dynamics, self.structure.molecules.in_network()),
             course=self.course,
             hooks=self.hooks,
             total_mass=float(self.structure.masses.sum()),

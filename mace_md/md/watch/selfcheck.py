@@ -78,6 +78,10 @@ class SelfCheck:
         )
         if not self.num_compared:
             return ["self-check: an exported potential, compared with its model when it was written", slopes]
+        which = f"{self.num_compared} atoms" if self.num_compared == self.num_atoms else (
+            f"{self.num_compared} of {self.num_atoms} atoms (the largest force, a middling and a smaller one; all of "
+            "them at once would take too much memory)"
+        )  # fmt: skip
         energy = "" if self.energy_deviation is None else (
             f", energy {1000 * self.energy_deviation / self.num_atoms:.2e} meV/atom "
             f"(limit {1000 * self.energy_allowed / self.num_atoms:.1e})"
@@ -86,7 +90,7 @@ class SelfCheck:
         if self.num_plain < self.num_compared:
             reference = f"the float64 kernels, and these against the plain float64 model on {self.num_plain} atoms"
         return [
-            f"self-check: against {reference}, forces of {self.num_compared} atoms deviate by at most "
+            f"self-check: against {reference}, forces of {which} deviate by at most "
             f"{self.force_deviation:.2e} eV/A (limit {self.force_allowed:.1e}, largest force {self.largest_force:.2f})"
             f"{energy}",
             slopes,

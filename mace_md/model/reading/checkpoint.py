@@ -59,6 +59,8 @@ def load_model(
     head: str | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
+    *,
+    announce: bool = True,
 ) -> MACE:
     """The model that a name or a file stands for, with one head and its `ModelInfo` as `.info`.
 
@@ -68,6 +70,7 @@ def load_model(
         (read without running anything in it), or our own `.mace` file.
     head : needed when the file has several.
     dtype : "float32", "float64", or torch's or numpy's; None keeps the file's.
+    announce : write the licence of a published model to the log.
 
     Raises InputError, in one line, for a file that cannot be read, an unknown block, or a head that is not there.
     """
@@ -77,7 +80,8 @@ def load_model(
     statistics = {name: state.pop(name) for name in list(state) if name.startswith(PREFIX)}
     published = published or identify(info.sha256)
     if published is not None:
-        _log.info("model %s: %s", published.name, published.licence_line())
+        if announce:
+            _log.info("model %s: %s", published.name, published.licence_line())
         info = replace(info, **published.facts())
     _refuse_broken_weights(path, state)
     head = _choose_head(path, config, head)

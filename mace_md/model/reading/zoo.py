@@ -285,6 +285,18 @@ ELSEWHERE = {
 }
 
 
+RECOMMENDED = ("mace-off23-medium", "mace-mpa-0-medium")  # of each use, the one to try first
+
+
+def by_use() -> dict[tuple[str, str], list[PublishedModel]]:
+    """The models under what they are for, with or without dispersion, and their elements."""
+    found: dict[tuple[str, str], list[PublishedModel]] = {}
+    for model in MODELS:
+        use = "materials" if model.elements.endswith("elements") else "molecules, liquids, biomolecules"
+        found.setdefault((f"{use}; dispersion {model.dispersion}", model.elements), []).append(model)
+    return found
+
+
 def find_model(name: str) -> PublishedModel:
     """The published model called `name`, in any case; raises InputError with the nearest names."""
     wanted = name.lower().replace("_", "-")

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from openmm import app
+from openmm import app, unit
 
 from mace_md.errors import InputError
 from mace_md.structures.formats.by_mass import TypedAtom, settle_by_mass
@@ -29,7 +29,12 @@ def read_amber(path: Path, coordinates: Path) -> Contents:
         if box is not None:
             notes.append(f"{coordinates.name} has no box; the one in {path.name} was taken")
     notes += _set_elements(path, prmtop, positions)
-    return Contents(path, prmtop.topology, positions, box, notes=tuple(notes), files=(path, coordinates))
+    velocities = None if inpcrd.velocities is None else inpcrd.getVelocities(asNumpy=True)
+    if velocities is not None:
+        velocities = np.array(velocities.value_in_unit(unit.nanometer / unit.picosecond), dtype=float)
+    return Contents(
+        path, prmtop.topology, positions, box, notes=tuple(notes), files=(path, coordinates), velocities=velocities
+    )
 
 
 def _read_coordinates(path: Path) -> app.AmberInpcrdFile:

@@ -9,6 +9,7 @@ from ase import Atoms
 from mace_md.errors import InputError
 from mace_md.structures.formats.contents import Contents, bare_topology
 from mace_md.structures.formats.isotopes import isotope_notes, weighing
+from mace_md.structures.formats.motion import fixed_of, velocities_of
 from mace_md.structures.formats.xyz import read_xyz
 from mace_md.units import ANGSTROM_TO_NM
 
@@ -52,7 +53,7 @@ def from_atoms(path: Path, atoms: Atoms, notes: Sequence[str] = (), *, masses: n
             f"{path}: atom {int(np.argmin(atoms.numbers)) + 1} has no chemical element ('X'). Name its element."
         )
     positions = atoms.positions * ANGSTROM_TO_NM
-    box = None
+    box, rotation = None, np.eye(3)
     if atoms.pbc.any() and not atoms.pbc.all():
         axes = ", ".join(axis for axis, on in zip("xyz", atoms.pbc, strict=True) if on)
         raise InputError(
@@ -60,8 +61,9 @@ def from_atoms(path: Path, atoms: Atoms, notes: Sequence[str] = (), *, masses: n
             'least twice the cutoff of vacuum in the open direction and set pbc="T T T".'
         )
     if atoms.pbc.all():
-        positions, box, rotated = _standard_box(path, positions, np.asarray(atoms.cell) * ANGSTROM_TO_NM)
-        if rotated:
+        box, rotation = _standard_box(path, np.asarray(atoms.cell) * ANGSTROM_TO_NM)
+        if not np.array_equal(rotation, np.eye(3)):
+            positions = positions @ rotation
             notes.append("the cell and the atoms were rotated so that the first vector lies along x, as OpenMM wants")
     elif atoms.cell.rank:
         notes.append('the file has a cell but pbc="F F F": treated as not periodic')
@@ -72,7 +74,12 @@ def from_atoms(path: Path, atoms: Atoms, notes: Sequence[str] = (), *, masses: n
         for atom, mass in zip(topology.atoms(), masses.tolist(), strict=True):
             atom.element = atom.element if np.isnan(mass) else weighing(atom.element, mass)
         notes += isotope_notes(atom.element for atom in topology.atoms())
-    return Contents(path, topology, positions, box, charge, spin, tuple(notes), (path,))
+    fixed, velocities = fixed_of(atoms, notes), velocities_of(atoms, notes)
+    if velocities is not None:
+        velocities = velocities @ rotation
+    return Contents(
+        path, topology, positions, box, charge, spin, tuple(notes), (path,), fixed=fixed, velocities=velocities
+    )
 
 
 def _charge_of_atoms(path: Path, atoms: Atoms, charge: int | None, notes: list[str]) -> int | None:
@@ -105,8 +112,8 @@ def _integer_info(path: Path, info: dict, keys: Sequence[str]) -> int | None:
     return None
 
 
-def _standard_box(path: Path, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Positions and cell turned so that a lies along x and b in the xy plane; True when that changed anything."""
+def _standard_box(path: Path, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cell with a along x and b in the xy plane, and what turns row vectors that way (unity where it is so)."""
     if abs(np.linalg.det(cell)) < 1e-6:
         raise InputError(f"{path}: is periodic, but its cell has no volume. Correct the cell, or set pbc to F.")
     if np.linalg.det(cell) < 0:
@@ -115,5 +122,6 @@ def _standard_box(path: Path, positions: np.ndarray, cell: np.ndarray) -> tuple[
     signs = np.sign(np.diag(r))
     standard = (signs[:, None] * r).T
     rotation = q * signs
-    rotated = not np.allclose(rotation, np.eye(3), atol=1e-9)
-    return (positions @ rotation if rotated else positions), standard if rotated else cell, rotated
+    if np.allclose(rotation, np.eye(3), atol=1e-9):
+        return cell, np.eye(3)
+    return standard, rotation

@@ -22,13 +22,17 @@ _FIRST_NUMBER = 20  # columns before the coordinates
 
 @dataclass
 class GroFrame:
-    """One frame: names as in the file, residue numbers, positions [n, 3] and box [3, 3] in nm (None for zeros)."""
+    """One frame: names as in the file, residue numbers, positions [n, 3] and box [3, 3] in nm (None for zeros).
+
+    velocities : [n, 3] nm/ps where every atom has them.
+    """
 
     names: list[str]
     residue_names: list[str]
     residue_numbers: list[str]
     positions: np.ndarray
     box: np.ndarray | None
+    velocities: np.ndarray | None = None
 
 
 def read_gro(path: Path, frame: int | None = None) -> Contents:
@@ -46,7 +50,9 @@ def read_gro(path: Path, frame: int | None = None) -> Contents:
     topology = _topology(path, read, groups, elements)
     topology.createStandardBonds()
     topology.createDisulfideBonds(read.positions * unit.nanometer)
-    return Contents(path, topology, read.positions, read.box, notes=(*notes, *guessed), files=(path,))
+    return Contents(
+        path, topology, read.positions, read.box, notes=(*notes, *guessed), files=(path,), velocities=read.velocities
+    )
 
 
 def read_gro_frame(path: Path, frame: int | None = None) -> tuple[GroFrame, int, int]:
@@ -94,7 +100,23 @@ def _frame(path: Path, lines: list[str], start: int) -> GroFrame:
         names.append(line[10:15].strip())
         residue_names.append(line[5:10].strip())
         numbers.append(line[:5].strip())
-    return GroFrame(names, residue_names, numbers, positions, _box(path, lines[start + 2 + count], start + 3 + count))
+    box = _box(path, lines[start + 2 + count], start + 3 + count)
+    return GroFrame(names, residue_names, numbers, positions, box, _velocities(body))
+
+
+def _velocities(body: list[str]) -> np.ndarray | None:
+    """[n, 3] nm/ps, after the coordinates and as wide; None where an atom has none, or all are 0."""
+    rows = []
+    for line in body:
+        first = line.find(".", _FIRST_NUMBER)
+        width = line.find(".", first + 1) - first
+        words = [line[_FIRST_NUMBER + k * width : _FIRST_NUMBER + (k + 1) * width] for k in range(3, 6)]
+        try:
+            rows.append([float(word) for word in words])
+        except ValueError:
+            return None
+    velocities = np.array(rows).reshape(-1, 3)
+    return velocities if velocities.any() else None
 
 
 def _numbers(line: str) -> list[float] | None:

@@ -52,7 +52,7 @@ def read_top(path: Path, coordinates: Path, *, include: Path | None = None) -> C
     notes = (f"topology of {path.name}, coordinates of {coordinates.name}", *guessed)
     notes += tuple(_name_note(top, gro.names, coordinates))
     files = (path, coordinates, *top.included[1:])
-    return Contents(path, top.topology, gro.positions, gro.box, notes=notes, files=files)
+    return Contents(path, top.topology, gro.positions, gro.box, notes=notes, files=files, velocities=gro.velocities)
 
 
 def _set_elements(path: Path, top: _Topology, positions: np.ndarray) -> list[str]:
