@@ -593,11 +593,7 @@ def _refuse_contradictions(config: RunConfig) -> None:
         raise UsageError("give --solvate, which makes the box, or --box, not both.")
     if config.solvate is not None and config.periodic == "no":
         raise UsageError("--solvate makes a periodic box of water; it does not go with --periodic no.")
-    if config.velocities == "file" and config.minimize:
-        raise UsageError("--velocities file goes on from the motion in the file, and a minimisation ends it: add "
-                         "--no-minimize.")  # fmt: skip
-    if config.velocities == "file" and config.beads > 1:
-        raise UsageError(f"--beads {config.beads}: a file has the velocities of atoms, not of beads. Draw them.")
+    _refuse_velocities(config)
     if config.beads > 1 and config.thermostat not in (None, "langevin"):
         raise UsageError(f"--beads {config.beads} brings its own thermostat, of Langevin kind: leave --thermostat out.")
     if config.beads > 1 and config.barostat not in (None, "isotropic"):
@@ -617,6 +613,16 @@ def _refuse_contradictions(config: RunConfig) -> None:
     for name in ("equilibration_steps", "temperature_from", "pressure_from") if config.stage else ():
         if getattr(config, name):
             raise UsageError(f"--{name.replace('_', '-')} is for a run without [[stage]] tables: put it into a stage.")
+
+
+def _refuse_velocities(config: RunConfig) -> None:
+    """Velocities of the file are of one place, and of atoms."""
+    if config.velocities == "file" and config.minimize:
+        raise UsageError(
+            "--velocities file goes on from the motion in the file, and a minimisation ends it: add --no-minimize."
+        )
+    if config.velocities == "file" and config.beads > 1:
+        raise UsageError(f"--beads {config.beads}: a file has the velocities of atoms, not of beads. Draw them.")
 
 
 def _refuse_devices(config: RunConfig) -> None:
