@@ -1,14 +1,17 @@
 """How long does one evaluation of energy and forces take on a CPU, in every engine there is?
 
     python benchmarks/cpu.py [--models TEXT] [--atoms 24 192 648] [--engines native mace-torch] [--threads 2]
-                             [--symmetrix FOLDER] [--output benchmarks/results/cpu.json]
+                             [--symmetrix FOLDER] [--before FOLDER] [--output benchmarks/results/cpu.json]
 
 Liquid water at 0.1 atoms/A^3, models of published shape with random weights, float32. Every engine is a process of its
 own and they take turns, so that whatever else the machine does hits all of them; positions move by 1e-3 A before every
 evaluation, so nothing is remembered. Reported: the fastest and the median evaluation, peak memory of the process, and
 what part of the rate of a large matrix product (the practical peak of multiply-adds) the counted operations reach.
 
-Needs mace-torch for the models; `--symmetrix` is the folder (site-packages) of an installation of symmetrix-xl.
+With one thread the time is that of the processor, which other work on the machine changes least.
+
+Needs mace-torch for the models; `--symmetrix` is the folder (site-packages) of an installation of symmetrix-xl,
+`--before` another checkout of this package with its kernels built: the engine "native before".
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-ENGINES = ["native", "native avx2", "pytorch", "mace-torch", "openmm-ml", "symmetrix-xl"]
+ENGINES = ["native", "native before", "native avx2", "pytorch", "mace-torch", "openmm-ml", "symmetrix-xl"]
 SLOW = {"mace-torch", "openmm-ml"}  # minutes and many gigabytes for large boxes
 RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticResidualInteractionBlock")
 MODELS = {
@@ -73,7 +76,7 @@ def engine(name: str, model_file: str, structure: dict):
     import torch
 
     numbers, cell = structure["numbers"], np.array(structure["cell"])
-    if name in ("native", "native avx2", "pytorch"):
+    if name in ("native", "native before", "native avx2", "pytorch"):
         return own_engine(name, model_file, numbers, cell)
     from ase import Atoms
 
@@ -102,9 +105,9 @@ def engine(name: str, model_file: str, structure: dict):
 def own_engine(name: str, model_file: str, numbers: list[int], cell: np.ndarray):
     import torch
 
-    sys.path.insert(0, str(HERE.parent))
+    sys.path.insert(0, os.environ["BEFORE"] if name == "native before" else str(HERE.parent))
+    from mace_md import load_model
     from mace_md.model.potential import make_potential
-    from mace_md.model.reading.checkpoint import load_model
 
     model = load_model(model_file, dtype=torch.float32)
     kernels = "reference" if name == "pytorch" else "native"
@@ -159,9 +162,10 @@ def worker(name: str, model_file: str, threads: int) -> None:
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for _ in sys.stdin:
         moved = positions + rng.normal(scale=1e-3, size=positions.shape)
-        start = time.perf_counter()
+        clock = time.process_time if threads == 1 else time.perf_counter
+        start = clock()
         evaluate(moved)
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"seconds": seconds, "memory": memory}), file=answers, flush=True)
 
@@ -214,9 +218,10 @@ def matrix_rate(threads: int) -> float:
     torch.set_num_threads(threads)
     a, best = torch.randn(1536, 1536), float("inf")
     for _ in range(5):
-        start = time.perf_counter()
+        clock = time.process_time if threads == 1 else time.perf_counter
+        start = clock()
         torch.mm(a, a)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return 1536**3 / best
 
 
@@ -258,9 +263,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of evaluations for an engine and box")
     parser.add_argument("--symmetrix", default="", help="site-packages of an installation of symmetrix-xl")
+    parser.add_argument("--before", default="", help="another checkout of this package, with its kernels built")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    os.environ["SYMMETRIX"] = arguments.symmetrix
+    os.environ |= {"SYMMETRIX": arguments.symmetrix, "BEFORE": arguments.before}
+    missing = {"symmetrix-xl": arguments.symmetrix, "native before": arguments.before}
+    arguments.engines = [engine for engine in arguments.engines if missing.get(engine, "given")]
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 
     import torch
