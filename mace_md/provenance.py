@@ -65,7 +65,11 @@ def _processor() -> str:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal, read in blocks."""
+    """The SHA-256 of a file, in hexadecimal, read in blocks; of a folder, that of the names and hashes of its files."""
+    if Path(path).is_dir():
+        files = sorted(inner for inner in Path(path).rglob("*") if inner.is_file())
+        listed = "".join(f"{inner.relative_to(path)} {sha256_of(inner)}\n" for inner in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

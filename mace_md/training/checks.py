@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from mace_md.errors import InputError
-from mace_md.training.configuration import Configuration
+from mace_md.training.configuration import LABELS, Configuration
 from mace_md.training.contacts import check_contacts, far_hydrogens
 from mace_md.training.stress_checks import check_stresses
 from mace_md.training.survey import Survey
-from mace_md.units import EV_TO_KJ_MOL, HARTREE_TO_EV, KCAL_MOL_TO_EV
+from mace_md.units import EV_TO_KJ_MOL, HARTREE_TO_EV, KCAL_MOL_TO_EV, unit_size
 
 _LARGEST_FORCE = 50.0  # eV/A, root mean square of a typical frame; fits of molten or compressed matter stay below
 _SAMPLE = 300  # frames looked at for the units
@@ -30,6 +30,7 @@ def check_data(
     atomic_numbers: Sequence[int] | None = None,
     model: str = "the model",
     doubtful: str = "refuse",
+    judged: Sequence[str] = LABELS,
 ) -> list[str]:
     """Look at every frame; returns remarks (`Survey.charges` among them, which are no doubts).
 
@@ -39,6 +40,7 @@ def check_data(
     ----------
     require : labels that every frame needs.
     atomic_numbers : elements of the model, when there is one; `model` is its name for messages.
+    judged : labels whose magnitudes are looked at; those that nobody uses need not be right.
     doubtful : "refuse" raises for magnitudes that give away other units, "warn" returns them as remarks.
     """
     if not len(data):
@@ -52,8 +54,11 @@ def check_data(
         survey.add(configuration)
     sample = [data[int(i)] for i in np.unique(np.linspace(0, len(data) - 1, min(_SAMPLE, len(data))).astype(int))]
     doubts = [check(sample) for check in (far_hydrogens, _energies)]
-    doubts += [survey.odd_energy(), survey.odd_force(data)]
-    doubts += [check(sample) for check in (_forces, _work, check_stresses)]
+    doubts += [survey.odd_energy()]
+    if "forces" in judged:
+        doubts += [survey.odd_force(data), _forces(sample), _work(sample)]
+    if "stress" in judged:
+        doubts.append(check_stresses(sample))
     remarks = [remark for remark in doubts if remark]
     if remarks and doubtful == "refuse":
         raise InputError(f"{remarks[0]} {_REMEDY}")
@@ -75,7 +80,7 @@ def _check_numbers(configuration: Configuration, require: Sequence[str]) -> None
         if getattr(configuration, label) is None and (label != "stress" or configuration.volume > 0):
             hint = "" if configuration.source is None else configuration.source.hint(label)
             raise InputError(
-                f"{configuration.where}: no {label}.{hint or f' Name its key with --{label}-key.'} Or leave the frame "
+                f"{configuration.where}: no {label}.{hint or f' Name its key with --{label}-key.'} Leave the frame "
                 "out, or give --missing-labels ignore to train on what is there."
             )
     for name in ("positions", "cell", "energy", "forces", "stress"):
@@ -127,11 +132,22 @@ def _energies(sample: list[Configuration]) -> str | None:
         return f"{size}, {ratio:.3g} times that of all electrons of its atoms. Are energies in {unit}?"
     if abs(ratio * HARTREE_TO_EV - 1.0) < 0.03:
         return f"{size}, just what the electrons of its atoms have in Hartree. Are energies in Hartree?"
+    read_as = "" if known[0].source is None else known[0].source.units.get("energy", "")
+    if read_as == "kcal/mol":
+        for unit in ("eV", "Hartree"):
+            if abs(ratio * unit_size(unit, "energy") / KCAL_MOL_TO_EV - 1.0) < 0.03:
+                return f"{size}, from kcal/mol; in {unit} it would be what its electrons have. Are they in {unit}?"
+    n_atoms = float(np.median([len(c.atomic_numbers) for c in known]))
+    per_atom = float(np.median([c.energy * len(c.atomic_numbers) / electronic_energy(c.atomic_numbers) for c in known]))
+    if n_atoms > 2 and abs(per_atom - 1.0) < 0.03:
+        return f"{size}, what its electrons have, divided by its atoms. Are energies per atom? They have to be total."
     return None
 
 
 def _forces(sample: list[Configuration]) -> str | None:
-    sizes = [float(np.sqrt((c.forces**2).mean())) for c in sample if c.forces is not None and c.forces.size]
+    sizes = [float(np.sqrt((c.forces**2).mean())) for c in sample if c.forces is not None and len(c.forces) > 1]
+    if len(sizes) > 1 and not any(sizes):
+        return f"{sample[0].file or 'the data'}: every force is 0. Were they computed? --forces-weight 0 does without."
     if not sizes or np.median(sizes) < _LARGEST_FORCE:
         return None
     return (

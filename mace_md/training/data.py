@@ -11,6 +11,7 @@ import numpy as np
 
 from mace_md.errors import InputError
 from mace_md.training.configuration import ISOLATED_ATOM, LABELS, Configuration, LabelFormat
+from mace_md.training.deepmd import is_deepmd, read_deepmd
 from mace_md.training.extxyz import read_extxyz
 from mace_md.training.hdf5 import Hdf5Configurations, write_hdf5
 from mace_md.training.npz import read_npz
@@ -126,7 +127,9 @@ def read_configurations(
 
 def _read_one(path: Path, labels: LabelFormat) -> Sequence[Configuration]:
     if path.is_dir():
-        raise InputError(f"{path}: this is a folder; give the file inside it")
+        if is_deepmd(path):
+            return read_deepmd(path, labels)
+        raise InputError(f"{path}: this is a folder; give the file inside it (only DeePMD-kit's are read whole)")
     suffix = path.suffix.lower()
     if suffix in _HDF5:
         return Hdf5Configurations(path)

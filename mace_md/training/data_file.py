@@ -53,6 +53,9 @@ class DataFile:
 
     def hint(self, label: str) -> str:
         """A sentence that names those keys, for a message that the label is missing; or none."""
+        found = self.found.get(label, {})
+        if found:
+            return f" {' and '.join(f'{n} of {self.frames} frames have it under {key!r}' for key, n in found.items())}."
         near = self.near(label)
         if not near:
             return ""

@@ -96,8 +96,10 @@ def read_training_data(config: TrainConfig) -> TrainingData:
         require.append("stress")
     if config.missing_labels == "ignore":
         require = []
-    notes = check_data(Joined([train, valid]), require=require, doubtful=config.check_data)
-    notes += refuse_useless(*covered, _in_loss(config, with_stress)) + _twice(train, valid)
+    in_loss = _in_loss(config, with_stress)
+    judged = [name for name, weight in in_loss.items() if weight > 0]
+    notes = check_data(Joined([train, valid]), require=require, doubtful=config.check_data, judged=judged)
+    notes += refuse_useless(*covered, in_loss) + _twice(train, valid)
     elements, alone = covered[0].elements | covered[1].elements, {int(c.atomic_numbers[0]) for c in isolated}
     if config.start_from is None:
         refuse_unlearned_elements(*covered)

@@ -258,7 +258,7 @@ def test_the_level_of_theory_is_that_of_the_labels(words, theory, dispersion, tr
     assert provenance["start_from"] == str(trained / "model.mace")
     log = (output / "train.log").read_text()
     assert "before training: RMSE E " in log and "4 frames to validate with are few" in log
-    assert f"{data}: 15 frames; energy from energy (eV), forces from forces (eV/A), no stress" in log
+    assert f"{data}: 15 frames; energy from energy (eV), forces from forces (eV/A) in 12, no stress" in log
     capsys.readouterr()
     assert cli.main(["models", "show", str(output / "model.mace")]) == 0
     shown = capsys.readouterr().out

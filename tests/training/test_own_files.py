@@ -465,3 +465,36 @@ def test_the_box_of_lattice_is_that_of_the_text(tmp_path):
     """Extended XYZ writes the vectors one after the other."""
     path = write(tmp_path / "data.xyz", text_of(CRYSTALS[:1], lattice(CRYSTALS[0]) + " REF_energy={energy:.10f}"))
     np.testing.assert_allclose(read_configurations(path)[0].cell, CRYSTALS[0].cell, atol=1e-9)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_folders_of_deepmd(tmp_path, periodic):
+    frames = CRYSTALS[:5] if periodic else SPRINGS[:5]
+    numbers = frames[0].atomic_numbers
+    elements = sorted(set(numbers.tolist()))
+    (tmp_path / "type.raw").write_text("\n".join(str(elements.index(z)) for z in numbers))
+    (tmp_path / "type_map.raw").write_text("\n".join({1: "H", 6: "C", 8: "O"}[z] for z in elements) + "\n")
+    if not periodic:
+        (tmp_path / "nopbc").touch()
+    for name, some in (("set.000", frames[:3]), ("set.001", frames[3:])):
+        folder = tmp_path / name
+        folder.mkdir()
+        np.save(folder / "coord.npy", np.stack([c.positions.ravel() for c in some]))
+        np.save(folder / "force.npy", np.stack([c.forces.ravel() for c in some]))
+        np.save(folder / "energy.npy", np.array([c.energy for c in some]))
+        np.save(folder / "box.npy", np.stack([c.cell.ravel() for c in some]))
+        if periodic:
+            np.save(folder / "virial.npy", np.stack([-(c.stress * c.volume).ravel() for c in some]))
+    for found, c in zip(read_configurations(tmp_path), frames, strict=True):
+        assert found.energy == c.energy and found.pbc == c.pbc
+        np.testing.assert_array_equal(found.atomic_numbers, numbers)
+        for name in ("positions", "forces", "cell") + ("stress",) * periodic:
+            np.testing.assert_allclose(getattr(found, name), getattr(c, name), rtol=0, atol=1e-12)
+
+
+def test_zero_forces_and_energies_per_atom_are_doubted():
+    with pytest.raises(InputError, match="every force is 0"):
+        check_data([replace(c, forces=0 * c.forces) for c in SPRINGS])
+    assert check_data([replace(c, forces=0 * c.forces) for c in SPRINGS], judged=("energy",)) == []
+    with pytest.raises(InputError, match="Are energies per atom"):
+        check_data([replace(c, energy=c.energy / 6) for c in SPRINGS])
