@@ -1,10 +1,14 @@
 """Atoms by name: mdtraj's selection language on the topology of a run."""
 
+import re
+
 import numpy as np
 from openmm import app
 
 from mace_md.errors import InputError
 from mace_md.structures.structure import Structure
+
+_ONE_ATOM = re.compile(r"\s*index (?:== ?)?(\d{1,9})\s*", re.ASCII)
 
 
 def select_atoms(structure: Structure, selection: str, where: str) -> np.ndarray:
@@ -12,10 +16,11 @@ def select_atoms(structure: Structure, selection: str, where: str) -> np.ndarray
 
     Raises InputError, which begins with `where`, when the text is not a selection or chooses nothing.
     """
-    import mdtraj
-
+    one = _ONE_ATOM.fullmatch(selection)  # as thousands of restraints name their atoms
+    if one and int(one[1]) < len(structure.positions):
+        return np.array([int(one[1])])
     try:
-        found = mdtraj.Topology.from_openmm(structure.topology).select(selection)
+        found = structure.selectable.select(selection)
     except Exception as error:  # its parser raises ValueError, SyntaxError, NameError and what pyparsing has
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

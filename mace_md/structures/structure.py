@@ -3,9 +3,11 @@
 Lengths are nm, boxes are rows in OpenMM's reduced form.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from openmm import app, unit
@@ -16,6 +18,9 @@ from mace_md.structures.formats.contents import Contents, copy_topology
 from mace_md.structures.formats.reader import read_contents
 from mace_md.structures.molecules import Molecules, find_molecules
 from mace_md.units import ANGSTROM_TO_NM
+
+if TYPE_CHECKING:
+    import mdtraj
 
 MOST_BROKEN_BONDS = 0.2  # of the bonds of a file; more are no gaps in chains
 _WATER_NAMES = ("O", "H1", "H2")  # the names the residue HOH has in every force field and viewer
@@ -62,10 +67,19 @@ class Structure:
     def atomic_numbers(self) -> list[int]:
         return [atom.element.atomic_number for atom in self.topology.atoms()]
 
-    @property
+    @functools.cached_property
     def masses(self) -> np.ndarray:
-        """[n_atoms], Da."""
-        return np.array([atom.element.mass.value_in_unit(unit.dalton) for atom in self.topology.atoms()])
+        """[n_atoms], Da, not to be written to."""
+        masses = np.array([atom.element.mass.value_in_unit(unit.dalton) for atom in self.topology.atoms()])
+        masses.setflags(write=False)
+        return masses
+
+    @functools.cached_property
+    def selectable(self) -> "mdtraj.Topology":
+        """The topology as mdtraj has it, in which its selections look."""
+        import mdtraj
+
+        return mdtraj.Topology.from_openmm(self.topology)
 
 
 def read_structure(

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import openmm
-from openmm import unit
 
 from mace_md.config.tables import ExternalForce, Restraint
 from mace_md.errors import InputError
+from mace_md.structures.molecules import minimum_image
 from mace_md.structures.selection import select_atoms
 from mace_md.structures.structure import Structure
 from mace_md.units import ANGSTROM_TO_NM
@@ -20,25 +20,26 @@ from mace_md.units import ANGSTROM_TO_NM
 SCALE = "restraint_scale"
 MODEL_GROUP, RESTRAINT_GROUP, EXTERNAL_GROUP = 0, 1, 2  # force groups: their energies are columns of the log
 MOST_ATOMS_IN_A_COORDINATE = 100  # of distance, angle, torsion: each is a term of the expression
+Forces, Groups = dict[object, openmm.Force], Sequence[np.ndarray]
 _WELL = f"{SCALE}*0.5*k*max(0, deviation-flat)^2"
 
 
 def restraint_forces(structure: Structure, restraints: Sequence[Restraint]) -> tuple[list[openmm.Force], list[str]]:
-    """A force for each restraint, relative to the positions of `structure`; and a line for the log on each.
+    """The forces of all restraints, relative to the positions of `structure`; and a line for the log on each restraint.
 
-    Raises InputError for a selection that chooses nothing, or that a restraint of this kind cannot use.
+    Restraints of one kind are terms of one force: a thousand cost little more than one. Raises InputError for a
+    selection that chooses nothing, or that a restraint of this kind cannot use.
     """
-    forces, lines = [], []
+    forces: dict[object, openmm.Force] = {}
+    lines = []
     for number, restraint in enumerate(restraints, start=1):
         name = restraint.name or f"{restraint.kind} {number}"
         groups = [select_atoms(structure, text, f"[[restraint]] {name}") for text in restraint.atoms]
-        make = {"position": _position, "rmsd": _rmsd}.get(restraint.kind, _coordinate)
-        force, line = make(structure, restraint, groups, name)
-        force.setName(f"restraint {name}")
+        add = {"position": _add_position, "rmsd": _add_rmsd}.get(restraint.kind, _add_coordinate)
+        lines.append(f"{name}: {add(forces, structure, restraint, groups, name)}")
+    for force in forces.values():
         force.setForceGroup(RESTRAINT_GROUP)
-        forces.append(force)
-        lines.append(f"{name}: {line}")
-    return forces, lines
+    return list(forces.values()), lines
 
 
 def external_forces(structure: Structure, tables: Sequence[ExternalForce]) -> tuple[list[openmm.Force], list[str]]:
@@ -86,20 +87,23 @@ def _try_out(structure: Structure, force: openmm.CustomExternalForce) -> None:
 # -------------------------------------------------------------------------------------------- one kind each
 
 
-def _position(structure: Structure, restraint: Restraint, groups: list[np.ndarray], name: str):
-    periodic = structure.box is not None
-    distance = "periodicdistance(x,y,z,x0,y0,z0)" if periodic else "sqrt((x-x0)^2+(y-y0)^2+(z-z0)^2)"
-    force = openmm.CustomExternalForce(f"{_WELL}; deviation={distance}")
-    force.addGlobalParameter(SCALE, 1.0)
-    for parameter in ("k", "flat", "x0", "y0", "z0"):
-        force.addPerParticleParameter(parameter)
+def _add_position(forces: Forces, structure: Structure, restraint: Restraint, groups: Groups, name: str) -> str:
+    force = forces.get("position")
+    if force is None:
+        periodic = structure.box is not None
+        distance = "periodicdistance(x,y,z,x0,y0,z0)" if periodic else "sqrt((x-x0)^2+(y-y0)^2+(z-z0)^2)"
+        force = forces["position"] = openmm.CustomExternalForce(f"{_WELL}; deviation={distance}")
+        force.setName("restraints: position")
+        force.addGlobalParameter(SCALE, 1.0)
+        for parameter in ("k", "flat", "x0", "y0", "z0"):
+            force.addPerParticleParameter(parameter)
     for atom in groups[0].tolist():
         start = structure.positions[atom].tolist()
         force.addParticle(atom, [restraint.k, restraint.flat * ANGSTROM_TO_NM, *start])
-    return force, f"{len(groups[0])} atoms at their starting positions, {_strength(restraint)}"
+    return f"{len(groups[0])} atoms at their starting positions, {_strength(restraint)}"
 
 
-def _rmsd(structure: Structure, restraint: Restraint, groups: list[np.ndarray], name: str):
+def _add_rmsd(forces: Forces, structure: Structure, restraint: Restraint, groups: Groups, name: str) -> str:
     atoms = groups[0]
     if len(atoms) < 3:
         raise InputError(f"[[restraint]] {name}: an rmsd needs three atoms, '{restraint.atoms[0]}' has {len(atoms)}.")
@@ -107,13 +111,14 @@ def _rmsd(structure: Structure, restraint: Restraint, groups: list[np.ndarray], 
     target = 0.0 if restraint.target is None else restraint.target
     # A CustomCVForce has global parameters only, which all forces share by name: the numbers are in the expression.
     numbers = f"k={restraint.k!r}; flat={restraint.flat * ANGSTROM_TO_NM!r}; target={target * ANGSTROM_TO_NM!r}"
-    force = openmm.CustomCVForce(f"{_WELL}; deviation=abs(rmsd-target); {numbers}")
+    force = forces["rmsd", len(forces)] = openmm.CustomCVForce(f"{_WELL}; deviation=abs(rmsd-target); {numbers}")
+    force.setName(f"restraint: {name}")
     force.addCollectiveVariable("rmsd", openmm.RMSDForce(structure.positions, atoms.tolist()))
     force.addGlobalParameter(SCALE, 1.0)
-    return force, f"rmsd of {len(atoms)} atoms from the start held at {target:g} A, {_strength(restraint)}"
+    return f"rmsd of {len(atoms)} atoms from the start held at {target:g} A, {_strength(restraint)}"
 
 
-def _coordinate(structure: Structure, restraint: Restraint, groups: list[np.ndarray], name: str):
+def _add_coordinate(forces: Forces, structure: Structure, restraint: Restraint, groups: Groups, name: str) -> str:
     """Distance, angle or torsion of atoms, or of centres of mass."""
     atoms = np.concatenate(groups)
     if len(atoms) > MOST_ATOMS_IN_A_COORDINATE:
@@ -125,22 +130,31 @@ def _coordinate(structure: Structure, restraint: Restraint, groups: list[np.ndar
         raise InputError(f"[[restraint]] {name}: an atom is in two of its selections {', '.join(restraint.atoms)}.")
     for group, text in zip(groups, restraint.atoms, strict=True):
         _refuse_several_molecules(structure, group, name, text)
-    function = {"distance": "pointdistance", "angle": "pointangle", "torsion": "pointdihedral"}[restraint.kind]
-    value, definitions = _of_centres(function, structure.masses, groups)
-    deviation = "abs(value-target)"
-    if restraint.kind == "torsion":  # the short way round
-        deviation = "min(turn, 2*pi-turn); turn=abs(value-target); pi=3.141592653589793"
-    force = openmm.CustomCompoundBondForce(len(atoms), f"{_WELL}; deviation={deviation}; value={value}; {definitions}")
-    force.setUsesPeriodicBoundaryConditions(structure.box is not None)
-    force.addGlobalParameter(SCALE, 1.0)
-    for parameter in ("k", "flat", "target"):
-        force.addPerBondParameter(parameter)
-    k, flat, target, shown = _numbers(structure, restraint, function, groups)
+    expression = _coordinate_energy(restraint.kind, structure.masses, groups)
+    force = forces.get(expression)
+    if force is None:
+        force = forces[expression] = openmm.CustomCompoundBondForce(len(atoms), expression)
+        force.setName(f"restraints: {restraint.kind}")
+        force.setUsesPeriodicBoundaryConditions(structure.box is not None)
+        force.addGlobalParameter(SCALE, 1.0)
+        for parameter in ("k", "flat", "target"):
+            force.addPerBondParameter(parameter)
+    k, flat, target, shown = _numbers(structure, restraint, groups)
     force.addBond(atoms.tolist(), [k, flat, target])
-    return force, f"{restraint.kind} of {' - '.join(restraint.atoms)} held at {shown}, {_strength(restraint)}"
+    return f"{restraint.kind} of {' - '.join(restraint.atoms)} held at {shown}, {_strength(restraint)}"
 
 
-def _numbers(structure: Structure, restraint: Restraint, function: str, groups):
+def _coordinate_energy(kind: str, masses: np.ndarray, groups: Groups) -> str:
+    """The energy as OpenMM writes it; the same text for all whose groups have the same weights."""
+    function = {"distance": "pointdistance", "angle": "pointangle", "torsion": "pointdihedral"}[kind]
+    value, definitions = _of_centres(function, masses, groups)
+    deviation = "abs(value-target)"
+    if kind == "torsion":  # the short way round
+        deviation = "min(turn, 2*pi-turn); turn=abs(value-target); pi=3.141592653589793"
+    return f"{_WELL}; deviation={deviation}; value={value}; {definitions}"
+
+
+def _numbers(structure: Structure, restraint: Restraint, groups: Groups):
     """k, flat and target in OpenMM's units, and the target for people; a target that is not given is measured."""
     is_length = restraint.kind == "distance"
     size, unit_name = (ANGSTROM_TO_NM, "A") if is_length else (np.pi / 180, "degrees")
@@ -153,26 +167,24 @@ def _numbers(structure: Structure, restraint: Restraint, function: str, groups):
     return k, flat * size, target, f"{target / size:.3f} {unit_name}{measured}"
 
 
-def measure(structure: Structure, groups: Sequence[np.ndarray]) -> float:
-    """Distance (nm), angle or torsion (rad) of two, three or four groups of atoms, by OpenMM's own definition."""
-    function = {2: "pointdistance", 3: "pointangle", 4: "pointdihedral"}[len(groups)]
-    value, definitions = _of_centres(function, structure.masses, groups)
-    atoms = np.concatenate(groups)
-    force = openmm.CustomCompoundBondForce(len(atoms), f"{value}; {definitions}")
-    force.setUsesPeriodicBoundaryConditions(structure.box is not None)
-    force.addBond(atoms.tolist(), [])
-    system = openmm.System()
-    for _ in structure.positions:
-        system.addParticle(1.0)
-    if structure.box is not None:
-        system.setDefaultPeriodicBoxVectors(*structure.box)
-    system.addForce(force)
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    context.setPositions(structure.positions)
-    return context.getState(energy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+def measure(structure: Structure, groups: Groups) -> float:
+    """Distance (nm), angle (rad) or torsion (rad, -pi to pi) of the centres of mass of two, three or four groups.
+
+    Between the nearest images, one step after the other, as OpenMM's point functions have it.
+    """
+    masses, positions = structure.masses, structure.positions
+    centres = np.array([masses[group] @ positions[group] / masses[group].sum() for group in groups])
+    steps = minimum_image(np.diff(centres, axis=0), structure.box)
+    if len(steps) == 1:
+        return float(np.linalg.norm(steps[0]))
+    if len(steps) == 2:
+        back, onward = -steps[0], steps[1]
+        return float(np.arctan2(np.linalg.norm(np.cross(back, onward)), back @ onward))
+    one, two = np.cross(steps[0], steps[1]), np.cross(steps[1], steps[2])
+    return float(np.arctan2(np.cross(one, two) @ steps[1] / np.linalg.norm(steps[1]), one @ two))
 
 
-def _of_centres(function: str, masses: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[str, str]:
+def _of_centres(function: str, masses: np.ndarray, groups: Groups) -> tuple[str, str]:
     """The call of an OpenMM point function on the centres of mass of `groups`, and what defines its arguments."""
     arguments, definitions, first = [], [], 1
     for number, group in enumerate(groups, start=1):
