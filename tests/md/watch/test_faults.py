@@ -73,6 +73,26 @@ def test_killed_at_random_moments(tiny_model, tmp_path, repository):
     assert record["same_as_uninterrupted"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("signals", 2), ("starters", 2), ("restarters", 2), ("while_minimising", 1),
+        pytest.param("killed_parents", 2, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_interrupted_in_other_ways(tiny_model, tmp_path, repository, kind, count):
+    """Signals, two processes for one folder, a killed parent; benchmarks/kills.py has many more of them."""
+    words = [sys.executable, str(repository / "tests" / "interruptions.py"), kind, str(tmp_path), str(tiny_model)]
+    done = subprocess.run(
+        [*words, str(count), str(int(time.time()))], capture_output=True, text=True, timeout=900,
+        env=os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert record["count"] == count
+    assert record["problems"] == []
+
+
 def test_killed_before_the_first_checkpoint_of_production(run, tmp_path):
     """Rows and frames that the only checkpoint does not know come again, and once."""
     run("--checkpoint-interval", "1000", "--steps", "40")
