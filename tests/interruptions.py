@@ -147,57 +147,76 @@ def while_minimising(place: Path, structure: Path, model: Path, *, count: int, s
 def killed_parents(place: Path, structure: Path, model: Path, *, count: int, seed: int) -> dict[str, object]:
     """`--processes 2`, whose first process is killed: its runs end, leave no scratch, and are continued."""
     rng, problems, ends, steps = random.Random(seed), [], [], 60
-    folder, scratch = place / "series", place / "scratch"
-    scratch.mkdir()
-    environment = os.environ | {"TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parent.parent)}
-
-    def command(*more: str) -> list[str]:
-        own = [*words(structure, model, folder, "--no-minimize", "--steps", str(steps)), *more]
-        own[own.index("--seed") : own.index("--seed") + 2] = ["--seeds", "1,2"]
-        return [sys.executable, "-m", "mace_md", *own, "--processes", "2", "--quiet"]
-
-    done = 0
-    while done < count:
-        before = [_last_step(folder / f"seed{seed}") for seed in (1, 2)]
-        if max(before) > steps - 40:
+    series = _Series(place, structure, model)
+    while len(ends) < count:
+        if max(series.steps()) > steps - 40:
             steps += 60
-        parent = subprocess.Popen(command("--restart"), env=environment, stderr=subprocess.PIPE, text=True)
-        late = time.monotonic() + 120
-        while parent.poll() is None and time.monotonic() < late and _workers(folder) == []:
-            time.sleep(0.01)
-        if rng.random() < 0.7:
-            while parent.poll() is None and before == [_last_step(folder / f"seed{seed}") for seed in (1, 2)]:
-                time.sleep(0.01)
-        time.sleep(rng.uniform(0.0, 1.0))
-        workers = _workers(folder)
-        parent.kill()
-        parent.communicate()
-        if parent.returncode >= 0:
-            if parent.returncode:
-                problems.append(f"parents {done}: exit {parent.returncode}")
-                break
+        code, workers = series.kill(steps, rng)
+        if code > 0:
+            problems.append(f"parents {len(ends)}: exit {code}")
+            break
+        if code == 0:
             continue
-        done += 1
-        late, began = time.monotonic() + 90, time.monotonic()
-        while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < late:
-            time.sleep(0.02)
-        ends.append(time.monotonic() - began)
-        if any(Path(f"/proc/{pid}").exists() for pid in workers):
-            problems.append(f"parents {done}: {workers} outlived it")
-        problems += [f"parents {done}: scratch left: {path.name}" for path in scratch.iterdir()]
-        for number in (1, 2):
-            problems += [f"parents {done}: {problem}" for problem in unreadable(folder / f"seed{number}")]
-    last = subprocess.run(command("--restart"), env=environment, capture_output=True, text=True)
+        ends.append(_seconds_until_gone(workers))
+        found = [f"{workers} outlived it"] if any(map(_exists, workers)) else []
+        found += [f"scratch left: {path.name}" for path in series.scratch.iterdir()]
+        found += [problem for number in (1, 2) for problem in unreadable(series.folder / f"seed{number}")]
+        problems += [f"parents {len(ends)}: {problem}" for problem in found]
+    last = subprocess.run(series.command(steps), env=series.environment, capture_output=True, text=True)
     if last.returncode:
         problems.append(f"parents: not finished: {last.stderr[-300:]}")
     for number in (1, 2):
         own = words(structure, model, place / f"alone{number}", "--no-minimize", "--steps", str(steps))
         own[own.index("--seed") + 1] = str(number)
         finish(own, place / "alone.txt")
-        if not same_results(folder / f"seed{number}", place / f"alone{number}"):
+        if not same_results(series.folder / f"seed{number}", place / f"alone{number}"):
             problems.append(f"parents: seed {number} differs from a run in one piece")
-    return {"count": done, "seconds_to_the_end": round(max(ends, default=0.0), 2), "steps": steps, "problems": problems}
+    slowest = round(max(ends, default=0.0), 2)
+    return {"count": len(ends), "seconds_to_the_end": slowest, "steps": steps, "problems": problems}
+
+
+class _Series:
+    """Two runs of one command, with a folder of their own for what is temporary."""
+
+    def __init__(self, place: Path, structure: Path, model: Path) -> None:
+        self.folder, self.scratch = place / "series", place / "scratch"
+        self.scratch.mkdir()
+        self.environment = os.environ | {"TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1"}
+        self.environment |= {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        self._words = words(structure, model, self.folder, "--no-minimize")
+        self._words[self._words.index("--seed") : self._words.index("--seed") + 2] = ["--seeds", "1,2"]
+
+    def command(self, steps: int) -> list[str]:
+        more = ["--steps", str(steps), "--processes", "2", "--quiet", "--restart"]
+        return [sys.executable, "-m", "mace_md", *self._words, *more]
+
+    def steps(self) -> list[int]:
+        return [_last_step(self.folder / f"seed{number}") for number in (1, 2)]
+
+    def kill(self, steps: int, rng: random.Random) -> tuple[int, list[int]]:
+        """Start it and kill its first process, while the others start or make steps; its code, and their ids."""
+        before = self.steps()
+        parent = subprocess.Popen(self.command(steps), env=self.environment, stderr=subprocess.DEVNULL)
+        while parent.poll() is None and not _workers(self.folder):
+            time.sleep(0.01)
+        if rng.random() < 0.7:
+            while parent.poll() is None and before == self.steps():
+                time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 1.0))
+        workers = _workers(self.folder)
+        parent.kill()
+        return parent.wait(), workers
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _seconds_until_gone(pids: list[int]) -> float:
+    began = time.monotonic()
+    while any(map(_exists, pids)) and time.monotonic() < began + 90:
+        time.sleep(0.02)
+    return time.monotonic() - began
 
 
 KINDS = {

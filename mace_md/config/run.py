@@ -13,6 +13,8 @@ from mace_md.options.declare import GIVEN, Ramp, option
 from mace_md.options.reading import settle
 
 LONGEST_NAME = 16  # characters of a folder named after a SMILES
+# What no run reaches, and OpenMM, or the header of a DCD file, has no number for.
+MOST_STEPS, MOST_STEPS_BETWEEN, LARGEST_SEED = 10**15, 2**31 - 1, 2**31 - 1
 _THERMOSTATTED = ("ensemble", ("nvt", "npt"))
 _NPT = ("ensemble", ("npt",))
 _SOLVATED = ("solvate", GIVEN)
@@ -70,10 +72,12 @@ class EnsembleOptions:
         aliases=("--temp",),
         help="temperature of the thermostat and of the first velocities",
         common=True,
+        at_most=1e6,
     )
     temperature_from: float | None = option(
         None, unit="K", at_least=0, only_if=_THERMOSTATTED, shown_default="no ramp",
         help="temperature at the start of the production, from which it goes evenly to --temperature at the end",
+        at_most=1e6,
     )  # fmt: skip
     thermostat: str | None = option(
         None, choices=("langevin", "nose-hoover", "bussi"), only_if=_THERMOSTATTED, fill="langevin", help="thermostat"
@@ -81,6 +85,7 @@ class EnsembleOptions:
     friction: float | None = option(
         None, unit="1/ps", above=0, only_if=_THERMOSTATTED, fill=1.0,
         help="Langevin friction, collision frequency of Nose-Hoover, or 1/tau of Bussi",
+        at_most=1e6,
     )  # fmt: skip
     pressure: float | None = option(
         None,
@@ -90,19 +95,30 @@ class EnsembleOptions:
         fill=1.0,
         help="pressure of the barostat",
         common=True,
+        at_least=-1e8,
+        at_most=1e8,
     )
     pressure_from: float | None = option(
         None, unit="bar", only_if=_NPT, shown_default="no ramp",
         help="pressure at the start of the production, from which it goes evenly to --pressure at the end",
+        at_least=-1e8, at_most=1e8,
     )  # fmt: skip
     barostat: str | None = option(
         None, choices=("isotropic", "anisotropic", "membrane", "flexible"), only_if=_NPT, fill="isotropic",
         help="which box changes the Monte Carlo barostat tries",
     )  # fmt: skip
     surface_tension: float | None = option(
-        None, unit="bar*nm", only_if=("barostat", ("membrane",)), fill=0.0, help="surface tension in xy"
+        None,
+        unit="bar*nm",
+        only_if=("barostat", ("membrane",)),
+        fill=0.0,
+        help="surface tension in xy",
+        at_least=-1e8,
+        at_most=1e8,
     )
-    barostat_interval: int | None = option(None, only_if=_NPT, fill=25, at_least=1, help="steps between barostat moves")
+    barostat_interval: int | None = option(
+        None, only_if=_NPT, fill=25, at_least=1, help="steps between barostat moves", at_most=MOST_STEPS_BETWEEN
+    )
     barostat_scaling: str | None = option(
         None, choices=("molecules", "atoms", "auto"), only_if=_NPT, fill="auto",
         help="what a barostat move scales: rigid molecules, or every atom; auto is molecules where there are several",
@@ -132,6 +148,7 @@ class LengthOptions:
         help="integration time step",
         group="length and minimisation",
         common=True,
+        at_most=1000,
     )
     steps: int | None = option(
         None,
@@ -140,6 +157,7 @@ class LengthOptions:
         shown_default="10 ps of steps",
         common=True,
         on_restart="free",
+        at_most=MOST_STEPS,
     )
     time: float | None = option(
         None,
@@ -150,8 +168,11 @@ class LengthOptions:
         shown_default="10 ps",
         common=True,
         on_restart="free",
+        at_most=1e12,
     )
-    equilibration_steps: int = option(0, at_least=0, help="steps before production that are not written")
+    equilibration_steps: int = option(
+        0, at_least=0, help="steps before production that are not written", at_most=MOST_STEPS
+    )
     minimize: bool = option(True, help="minimise the energy before the dynamics")
     minimize_tolerance: float | None = option(
         None,
@@ -160,6 +181,7 @@ class LengthOptions:
         only_if=("minimize", (True,)),
         fill=100.0,
         help="root-mean-square force component at which minimisation ends (at 300 K it is several times 100)",
+        at_most=1e9,
     )
     minimize_iterations: int | None = option(
         None,
@@ -167,6 +189,7 @@ class LengthOptions:
         only_if=("minimize", (True,)),
         fill=100,
         help="most iterations of the minimiser; 0 is no limit",
+        at_most=MOST_STEPS_BETWEEN,
     )
     seed: int | None = option(
         None,
@@ -174,6 +197,7 @@ class LengthOptions:
         help="seed of velocities, thermostat and barostat",
         shown_default="drawn and recorded",
         common=True,
+        at_most=LARGEST_SEED,
     )
 
     @property
@@ -196,17 +220,20 @@ class ManyRunsOptions:
         shown_default="-",
         group="several runs in one command",
         on_restart="free",
+        at_most=LARGEST_SEED,
     )
     temperatures: tuple[float, ...] | None = option(
         None, unit="K", at_least=0, instead_of="temperature", shown_default="-",
         help="one run at each of these temperatures, each in a folder of the output",
         on_restart="free",
+        at_most=1e6,
     )  # fmt: skip
 
     processes: int | None = option(
         None, at_least=1, shown_default="one for each GPU of --device-index, or 1",
         help="how many runs of --seeds and --temperatures are made at the same time, each in a process of its own",
         on_restart="free",
+        at_most=1000,
     )  # fmt: skip
 
 
@@ -219,10 +246,12 @@ class AdditionOptions:
         at_least=1,
         help="path integral beads of each atom, for quantum nuclei; 1 is classical",
         group="atoms, added forces and stages",
+        at_most=1024,
     )
     hydrogen_mass: float | None = option(
         None, unit="Da", at_least=1.0, shown_default="as it is",
         help="mass of hydrogen, taken from the atom it is bonded to; 3 allows longer steps, and slows vibrations",
+        at_most=100,
     )  # fmt: skip
     freeze: str | None = option(
         None, help="atoms that do not move: an mdtraj selection; file, those that the structure file fixes (selective "
@@ -252,7 +281,13 @@ class DispersionOptions:
         shown_default="from the model's level of theory",
     )  # fmt: skip
     dispersion_cutoff: float | None = option(
-        None, unit="A", above=0, only_if=("dispersion", ("d3bj",)), fill=20.0, help="cutoff of its pairs"
+        None,
+        unit="A",
+        above=0,
+        only_if=("dispersion", ("d3bj",)),
+        fill=20.0,
+        help="cutoff of its pairs",
+        at_most=1000,
     )
     dispersion_missing: str | None = option(
         None, choices=("as-recorded", "yes"), only_if=("dispersion", ("d3bj",)), fill="as-recorded",
@@ -288,6 +323,7 @@ class HardwareOptions:
         None, at_least=0, shown_default="the first",
         help="which GPU, by its number; several share the runs of --seeds and --temperatures out among them",
         on_restart="free",
+        at_most=1000,
     )  # fmt: skip
     deterministic: bool = option(
         False,
@@ -308,7 +344,13 @@ class HardwareOptions:
         on_restart="free",
     )  # fmt: skip
     skin: float | None = option(
-        None, unit="A", at_least=0, help="margin of the neighbour list", shown_default="0.5", on_restart="free"
+        None,
+        unit="A",
+        at_least=0,
+        help="margin of the neighbour list",
+        shown_default="0.5",
+        on_restart="free",
+        at_most=100,
     )
     backend: str = option(
         "torchforce",
@@ -334,14 +376,24 @@ class PreparationOptions:
         common=True,
     )
     ph: float | None = option(
-        None, at_least=0, only_if=("hydrogens", ("add",)), fill=7.0, help="pH that decides which hydrogens are added"
+        None,
+        at_least=0,
+        only_if=("hydrogens", ("add",)),
+        fill=7.0,
+        help="pH that decides which hydrogens are added",
+        at_most=20,
     )
     repair: str | None = option(
         None, choices=("refuse", "atoms", "residues"), only_if=("hydrogens", ("add",)), fill="refuse",
         help="where heavy atoms are missing: refuse, build atoms, or build missing residues inside chains too",
     )  # fmt: skip
     supercell: tuple[int, ...] | None = option(
-        None, at_least=1, count=(3,), help="copies of the box along a,b,c", shown_default="1,1,1"
+        None,
+        at_least=1,
+        count=(3,),
+        help="copies of the box along a,b,c",
+        shown_default="1,1,1",
+        at_most=1000,
     )
     solvate: float | None = option(
         None,
@@ -350,13 +402,20 @@ class PreparationOptions:
         help="put the structure in a box of water with this margin on every side",
         shown_default="no water",
         common=True,
+        at_most=200,
     )
     box_shape: str | None = option(
         None, choices=("cube", "dodecahedron", "octahedron"), only_if=_SOLVATED, fill="cube",
         help="shape of the box of water",
     )  # fmt: skip
     ion_concentration: float | None = option(
-        None, unit="mol/L", at_least=0, only_if=_SOLVATED, fill=0.0, help="salt, beyond the ions that neutralise"
+        None,
+        unit="mol/L",
+        at_least=0,
+        only_if=_SOLVATED,
+        fill=0.0,
+        help="salt, beyond the ions that neutralise",
+        at_most=100,
     )
     neutralize: str | None = option(
         None, choices=("yes", "no"), only_if=_SOLVATED, fill="yes", help="add ions until the total charge is zero"
@@ -370,6 +429,7 @@ class PreparationOptions:
     solute_charge: int | None = option(
         None, unit="e", only_if=_SOLVATED, help="charge of all that is solvated, for the ions",
         shown_default="from the file, or from residue templates",
+        at_least=-10_000, at_most=10_000,
     )  # fmt: skip
 
 
@@ -391,6 +451,7 @@ class SelfCheckOptions:
         shown_default="0.001; 1e-05 in float64",
         help="largest deviation of a force component in that comparison",
         on_restart="free",
+        at_most=1e12,
     )
     check_energy_limit: float = option(
         0.1,
@@ -398,6 +459,7 @@ class SelfCheckOptions:
         above=0,
         help="largest deviation of the energy in that comparison",
         on_restart="free",
+        at_most=1e12,
     )
 
 
@@ -411,19 +473,27 @@ class SafetyOptions:
         help="steps between looks of the safety watch; fewer where looking would cost over 1 %",
         group="safety watch",
         on_restart="free",
+        at_most=MOST_STEPS_BETWEEN,
     )
     max_force: float = option(
-        50.0, unit="eV/A", above=0, help="a run stops at a force on an atom above this", on_restart="free"
+        50.0,
+        unit="eV/A",
+        above=0,
+        help="a run stops at a force on an atom above this",
+        on_restart="free",
+        at_most=1e12,
     )
     max_temperature: float | None = option(
         None, unit="K", above=0, help="a run stops above this temperature",
         shown_default="what no thermostat at --temperature reaches, at least 1000",
         on_restart="free",
+        at_most=1e12,
     )  # fmt: skip
     closest_contact: float = option(
         0.5, at_least=0,
         help="a run stops when atoms come closer than this times the sum of their covalent radii; 0 is never",
         on_restart="free",
+        at_most=10,
     )  # fmt: skip
     bond_break: str = option(
         "auto",
@@ -451,17 +521,22 @@ class UncertaintyOptions:
         on_restart="free",
     )
     uncertainty_interval: int = option(
-        1000, at_least=1, help="steps between rows of uncertainty.csv (each costs an evaluation of every model)"
+        1000,
+        at_least=1,
+        help="steps between rows of uncertainty.csv (each costs an evaluation of every model)",
+        at_most=MOST_STEPS_BETWEEN,
     )
     committee_limit: float | None = option(
         None, unit="eV/A", above=0, help="spread of the force on an atom above which --on-uncertain acts",
         shown_default="no limit",
         on_restart="free",
+        at_most=1e12,
     )  # fmt: skip
     extrapolation_limit: float | None = option(
         2.0, above=0,
         help="distance from the training data above which --on-uncertain acts, for models that carry their statistics",
         on_restart="free",
+        at_most=1e12,
     )  # fmt: skip
     on_uncertain: str = option(
         "warn", choices=("warn", "stop", "collect"),
@@ -525,9 +600,12 @@ class OutputOptions:
         at_least=1,
         help="steps between frames",
         common=True,
+        at_most=MOST_STEPS_BETWEEN,
     )
-    report_interval: int = option(100, at_least=1, help="steps between lines of log.csv")
-    checkpoint_interval: int = option(1000, at_least=1, help="steps between checkpoints", on_restart="free")
+    report_interval: int = option(100, at_least=1, help="steps between lines of log.csv", at_most=MOST_STEPS_BETWEEN)
+    checkpoint_interval: int = option(
+        1000, at_least=1, help="steps between checkpoints", on_restart="free", at_most=MOST_STEPS_BETWEEN
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

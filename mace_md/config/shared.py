@@ -27,6 +27,7 @@ def max_hours() -> Any:
         None,
         unit="h",
         above=0,
+        at_most=1e6,
         help="stop cleanly, with a checkpoint, after this wall time",
         shown_default="no limit",
         on_restart="free",
@@ -48,13 +49,17 @@ def head() -> Any:
 
 
 def charge() -> Any:
-    return option(None, help="total charge, for models that use it", unit="e", shown_default="from the file, or 0")
+    return option(
+        None, help="total charge, for models that use it", unit="e", at_least=-10_000, at_most=10_000,
+        shown_default="from the file, or 0",
+    )  # fmt: skip
 
 
 def spin() -> Any:
     return option(
-        None, help="spin multiplicity 2S+1, for models that use it", at_least=1, shown_default="from the file, or 1"
-    )
+        None, help="spin multiplicity 2S+1, for models that use it", at_least=1, at_most=10_000,
+        shown_default="from the file, or 1",
+    )  # fmt: skip
 
 
 def dtype(default: str, **meta: Any) -> Any:
@@ -78,7 +83,7 @@ def device() -> Any:
 
 
 def threads() -> Any:
-    return option(None, at_least=1, help="CPU threads", shown_default="all cores", on_restart="free")
+    return option(None, at_least=1, at_most=1024, help="CPU threads", shown_default="all cores", on_restart="free")
 
 
 # ------------------------------------------------------------------------------------ structures
@@ -116,6 +121,7 @@ def box() -> Any:
         None,
         unit="A",
         above=0,
+        at_most=1e6,
         count=(3, 6),
         help="box lengths a,b,c or a,b,c,alpha,beta,gamma (A and degrees)",
         shown_default="from the file",

@@ -39,8 +39,8 @@ def option(default: Any = MISSING, **meta: Any) -> Any:
 
     Keywords: help; unit; choices; positional; aliases (hidden flags); shown_default (text for the help where the
     default is worked out); only_if=(field, values or GIVEN) with fill= the default where it holds; instead_of= the
-    field that it replaces; above= and at_least= bounds; count= allowed lengths of a list; cli_only (not a TOML key);
-    name_or_path (a str that may be a path); ramp_from= the option that gets the start of a value `start -> end`;
+    field that it replaces; above=, at_least=, at_most= bounds; count= allowed lengths of a list; cli_only (not a TOML
+    key); name_or_path (a str that may be a path); ramp_from= the option that gets the start of a value `start -> end`;
     group= the heading of this option and of those after it, up to the next group=; common (among the few that the
     short help shows); on_restart="free" where a continued run may have another value: of any other option, another
     value makes another run, which is refused.

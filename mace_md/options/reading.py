@@ -73,6 +73,8 @@ def _one(value: Any, kind: type, meta: Any) -> Any:
             raise ValueError(f"must be greater than {meta['above']}, got {value}")
         if "at_least" in meta and not number >= meta["at_least"]:
             raise ValueError(f"must be at least {meta['at_least']}, got {value}")
+        if "at_most" in meta and not number <= meta["at_most"]:
+            raise ValueError(f"must be at most {meta['at_most']}, got {value}")
         return number
     if kind is Ramp:
         return _ramp(value, meta)

@@ -1,5 +1,6 @@
 """Several copies of a periodic structure side by side, in a box as many times as large."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,14 +10,21 @@ from openmm import app
 from mace_md.errors import InputError
 from mace_md.structures.structure import Structure, assemble, contents_of
 
+MOST_ATOMS = 10_000_000
+
 
 def repeat(structure: Structure, counts: Sequence[int]) -> Structure:
     """`counts` copies along a, b and c; chains and residues are repeated, molecules stay whole.
 
-    Raises InputError for a structure without a box.
+    Raises InputError for a structure without a box, and for more than MOST_ATOMS.
     """
     if structure.box is None:
         raise InputError(f"{structure.path}: --supercell repeats a periodic box, and this has none. Give --box a,b,c.")
+    if len(structure.positions) * math.prod(counts) > MOST_ATOMS:
+        raise InputError(
+            f"--supercell {','.join(map(str, counts))}: {len(structure.positions)} atoms would become "
+            f"{len(structure.positions) * math.prod(counts):g}; at most {MOST_ATOMS:g} are possible."
+        )
     images = [(i, j, k) for i in range(counts[0]) for j in range(counts[1]) for k in range(counts[2])]
     contents = contents_of(structure)
     shifts = np.array(images, dtype=float) @ structure.box

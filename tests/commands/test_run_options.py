@@ -10,6 +10,10 @@ from water_box import water_pdb
 
 import mace_md.commands.run
 from mace_md.cli import main
+from mace_md.config import RunConfig
+from mace_md.errors import UsageError
+from mace_md.options.declare import options_of
+from mace_md.options.reading import load_config
 from mace_md.stopping import StopRequest
 
 HEAD = """
@@ -410,3 +414,21 @@ def test_path_integral_after_a_classical_stage(run, tmp_path):
     end = mdtraj.load(tmp_path / "out/trajectory.dcd", top=tmp_path / "water.pdb").xyz[-1]
     assert np.abs(end[:3] - start[:3]).max() < 1e-5
     assert "bead_radius_H_A" in rows(tmp_path / "out")[0]
+
+
+NUMBERS = [entry.name for entry, kind, _ in options_of(RunConfig) if kind in (int, float)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["1e300", "99999999999999999999"])
+def test_no_number_is_too_large_to_be_refused(name, value, tmp_path):
+    """What OpenMM, NumPy or the memory have no room for ends with the option's name, not with a traceback."""
+    entry, _, many = next(found for found in options_of(RunConfig) if found[0].name == name)
+    text = ",".join([value] * min(entry.metadata.get("count", (1,)))) if many else value
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')}: must be at most"):
+        load_config(RunConfig, [str(tmp_path / "a.pdb"), f"--{name.replace('_', '-')}", text])
+
+
+def test_a_supercell_of_too_many_atoms_is_refused(run):
+    code, _, err = run("steps = 1\n", "--supercell", "1000,1000,1000")
+    assert code == 1 and "atoms would become" in err
