@@ -20,7 +20,8 @@ from mace_md.units import ANGSTROM_TO_NM
 SCALE = "restraint_scale"
 MODEL_GROUP, RESTRAINT_GROUP, EXTERNAL_GROUP = 0, 1, 2  # force groups: their energies are columns of the log
 MOST_ATOMS_IN_A_COORDINATE = 100  # of distance, angle, torsion: each is a term of the expression
-Forces, Groups = dict[object, openmm.Force], Sequence[np.ndarray]
+Forces = dict[object, openmm.Force]
+Groups = Sequence[np.ndarray]
 _WELL = f"{SCALE}*0.5*k*max(0, deviation-flat)^2"
 
 
