@@ -27,8 +27,8 @@ MAY_CHANGE = set(
 START = {"structure": Path("a.pdb"), "output": Path("out")}
 BASES = [
     START, START | {"ensemble": "npt", "barostat": "membrane"}, START | {"solvate": 5.0}, START | {"beads": 2},
-    START | {"hydrogens": "add"}, START | {"dispersion": "d3bj"}, START | {"kernels": "native"}, START | {"beads": 2},
-    START | {"trajectory_format": ("extxyz",)}, {"smiles": "O", "output": Path("out")},
+    START | {"hydrogens": "add"}, START | {"dispersion": "d3bj"}, START | {"kernels": "native"},
+    START | {"minimize": False}, START | {"trajectory_format": ("extxyz",)}, {"smiles": "O", "output": Path("out")},
     START | {"restraint": (Restraint(kind="position", atoms=("all",)),)},
 ]  # fmt: skip
 TABLES = {
