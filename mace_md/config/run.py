@@ -557,7 +557,9 @@ class PropertyOptions:
     property_model: str | None = option(
         None, name_or_path=True, help="model of dipoles that --properties evaluates", shown_default="that of the run"
     )
-    property_interval: int = option(10, at_least=1, help="steps between rows of properties.csv")
+    property_interval: int = option(
+        10, at_least=1, at_most=MOST_STEPS_BETWEEN, help="steps between rows of properties.csv"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
