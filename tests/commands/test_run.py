@@ -28,6 +28,8 @@ QUICK += [
     "--timestep",
     "0.5",
     "--no-minimize",
+    "--bond-break",  # random weights hold no molecule together
+    "warn",
     "--threads",
     "1",
     "--platform",

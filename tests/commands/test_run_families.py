@@ -11,7 +11,7 @@ from mace_md.md.stepping.properties import ARRAYS, TABLE
 
 SHORT = ["--ensemble", "nve", "--steps", "4", "--timestep", "0.2", "--backend", "python", "--dtype", "float64"]
 SHORT += ["--report-interval", "2", "--checkpoint-interval", "2", "--temperature", "10", "--max-force", "1e6"]
-SHORT += ["--closest-contact", "0", "--no-minimize", "--platform", "Reference"]
+SHORT += ["--closest-contact", "0", "--no-minimize", "--platform", "Reference", "--bond-break", "warn"]
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,7 @@ def test_a_run_that_is_continued_is_the_run_that_was_not(tmp_path, tiny_model, k
     def rows(name, *lengths):
         for count, steps in enumerate(lengths):
             options = {"timestep": 0.2, "report_interval": 5, "checkpoint_interval": 10, "seed": 3, "quiet": True}
+            options["bond_break"] = "warn"  # random weights hold no molecule together
             config = RunConfig(
                 structure=structure, model=str(tiny_model), output=tmp_path / name, platform=PLATFORM, kernels=kernels,
                 ensemble=ensemble, steps=steps, restart=count > 0, deterministic=True, **options,
@@ -168,7 +169,7 @@ def test_runs_share_the_gpus_and_are_those_of_single_commands(tmp_path, tiny_mod
     gpus = tuple(range(min(torch.cuda.device_count(), 2))) if PLATFORM == "CUDA" else None
     common = {
         "structure": structure, "model": str(tiny_model), "platform": PLATFORM, "seeds": (1, 2, 3), "steps": 20,
-        "timestep": 0.2, "deterministic": True, "quiet": True,
+        "timestep": 0.2, "deterministic": True, "quiet": True, "bond_break": "warn",
     }  # fmt: skip
     assert run.main(RunConfig(output=tmp_path / "turn", **common)) == 0
     assert run.main(RunConfig(output=tmp_path / "once", device_index=gpus, processes=2, **common)) == 0

@@ -181,18 +181,55 @@ def test_missing_trajectory_is_refused(make_run):
         run.accept(checkpoint)
 
 
-def test_stop_during_minimisation_can_be_resumed(make_run, tmp_path, water):
-    class StopNow(StopRequest):
-        def reason(self):
-            return "stopped by a test"
+def test_run_stopped_in_its_minimisation_makes_it_again_and_is_the_same(make_run, water, caplog):
+    """After five steps of it, of thirty at most: the same way down, and as many steps, as without the stop."""
 
-    run = make_run("broken", minimize=True, minimize_tolerance=1e-6, stop=StopNow())
-    positions = water.positions + np.random.default_rng(1).normal(0, 0.005, water.positions.shape)
-    run.simulation.context.setPositions(positions)
-    run.simulation.context.setPositions(positions)
+    class StopAfterFive(StopRequest):
+        asked = 0
+
+        def reason(self):
+            self.asked += 1
+            return "stopped by a test" if self.asked > 5 else None
+
+    water.positions[:] += np.random.default_rng(1).normal(0, 0.005, water.positions.shape)
+    options = {"minimize": True, "minimize_tolerance": 1e-6, "minimize_iterations": 30, "steps": 10}
+    whole = make_run("whole", **options)
+    whole.begin()
+    whole.produce()
     with pytest.raises(CleanStop, match="minimisation"):
-        run.begin()
-    checkpoint, _ = read_checkpoint(run.folder)
+        make_run("broken", stop=StopAfterFive(), **options).begin()
+    checkpoint, _ = read_checkpoint(whole.folder.with_name("broken"))
     assert checkpoint.phase == "minimize"
-    resumed, _ = resume(make_run, minimize=True, minimize_tolerance=1e-6, steps=10)
-    assert resumed.simulation.context.getStepCount() == 10
+    with caplog.at_level("INFO", logger="mace_md"):
+        resumed, _ = resume(make_run, **options)
+    assert "the minimisation had not ended, and is made again from its start" in caplog.text
+    assert "exact" not in caplog.text
+    states = [run.simulation.context.getState(positions=True, velocities=True) for run in (whole, resumed)]
+    for read in ("getPositions", "getVelocities"):
+        first, second = (np.array(getattr(state, read)(asNumpy=True)._value) for state in states)
+        assert np.array_equal(first, second)
+
+
+def test_exact_is_said_of_what_is(make_run, caplog):
+    """Not with another number of threads, other kernels or another skin; each is named with both values."""
+    before = {"threads": 2, "kernels": "native", "skin": 0.5}
+    stop = StopAt(27)
+    broken = make_run("broken", stop=stop)
+    broken.numerics, stop.simulation = before, broken.simulation
+    broken.begin()
+    with pytest.raises(CleanStop):
+        broken.produce()
+    for now, said in (
+        (before, "exact, random numbers included"),
+        (before | {"threads": 1}, "differs in rounding (--threads: 2 before, 1 now)"),
+        (before | {"kernels": "reference", "skin": 0.4}, "--kernels: native before, reference now; --skin: 0.5 before"),
+    ):
+        caplog.clear()
+        run = make_run("broken")
+        run.numerics = now
+        checkpoint, _ = read_checkpoint(run.folder)
+        with caplog.at_level("INFO", logger="mace_md"):
+            run.accept(checkpoint)
+            run.resume(checkpoint)
+        assert said in caplog.text
+        assert (now is before) == ("exact, random" in caplog.text)

@@ -26,6 +26,7 @@ QUICK = [
     "--steps", "40", "--report-interval", "5", "--trajectory-interval", "10", "--checkpoint-interval", "10", "--seed",
     "3", "--timestep", "0.5", "--no-minimize", "--threads", "1", "--platform", "Reference", "--kernels", "reference",
     "--check", "skip", "--closest-contact", "0", "--max-force", "1e6", "--max-temperature", "1e6",
+    "--bond-break", "warn",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from mace_md.structures.structure import read_structure
 QUICK = [
     "--steps", "20", "--timestep", "0.5", "--no-minimize", "--threads", "1", "--platform", "Reference", "--kernels",
     "reference", "--check", "skip", "--closest-contact", "0", "--max-force", "1e6", "--seed", "3", "--report-interval",
-    "10", "--checkpoint-interval", "10", "--uncertainty-interval", "5",
+    "10", "--checkpoint-interval", "10", "--uncertainty-interval", "5", "--bond-break", "warn",
 ]  # fmt: skip
 
 
