@@ -21,7 +21,8 @@ class Distribution:
     """g(r) [bins] at the middles r (nm) of the bins; the coordination number [bins] up to their ends r_end.
 
     Errors are half of 95 % intervals, None where there are too few frames. counts : distances in each bin, of all
-    frames. excluded : pairs inside of molecules, which are left out.
+    frames. excluded : pairs inside of molecules, which are left out. series [rows, bins] : the coordination number in
+    stretches of time, one after the other.
     """
 
     r: np.ndarray
@@ -34,6 +35,7 @@ class Distribution:
     num_pairs: int
     num_frames: int
     excluded: int
+    series: np.ndarray
 
 
 class PairCounter:
@@ -110,10 +112,11 @@ class PairCounter:
             half = students_t(MOST_BATCHES - 1) / np.sqrt(MOST_BATCHES)
             g_error = half * parts.std(axis=0, ddof=1) * self._frames / ideal
             n_error = half * np.cumsum(parts, axis=1).std(axis=0, ddof=1) / self.num_first
+        rows = np.array(self._rows).reshape(-1, len(shells))
         return Distribution(
             (self.edges[1:] + self.edges[:-1]) / 2, counts / ideal, g_error, self.edges[1:],
             np.cumsum(counts) / (self._frames * self.num_first), n_error, counts, self.num_pairs, self._frames,
-            self.excluded,
+            self.excluded, np.cumsum(rows, axis=1) / self._in_row / self.num_first,
         )  # fmt: skip
 
 

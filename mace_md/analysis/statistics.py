@@ -31,8 +31,8 @@ class TooShort(InputError):
     def __init__(self, n_eff: float, count: int, fewest: int = FEWEST_EFFECTIVE) -> None:
         self.n_eff = n_eff
         super().__init__(
-            f"{count} samples count as {n_eff:.1f} independent ones, and an interval needs {fewest}: the run is too "
-            f"short for this by a factor of {max(1.1, fewest / max(n_eff, 0.1)):.1f}, or its samples are too few"
+            f"{count} samples count as {n_eff:.1f} independent ones, and an interval needs {fewest}: a run "
+            f"{max(1.1, fewest / max(n_eff, 0.1)):.1f} times as long may have them"
         )
 
 

@@ -167,7 +167,7 @@ def heat_capacity(system: System) -> Result:
     unit = f"J/(mol K) per {kind}" if count > 1 else "J/(mol K)"
     value = float(total.var()) * 1e3 / (thermodynamics.BOLTZMANN_KJ_MOL_K * T**2) / count
     result.quantities.append(
-        measured("heat_capacity", constant.replace("_", " "), unit,
+        measured("heat_capacity", f"Heat capacity at constant {'volume' if constant == 'C_V' else 'pressure'}", unit,
                  lambda: thermodynamics.heat_capacity(total, T).scaled(1 / count), value=value,
                  window=system.window.pair)
     )  # fmt: skip

@@ -7,7 +7,7 @@ from mace_md.analysis.distribution import PairCounter, first_minimum
 from mace_md.analysis.geometry import heights
 from mace_md.analysis.observables.observer import Observer, Series, System, View
 from mace_md.analysis.results import Curve, Figure, Quantity, Result, measured
-from mace_md.analysis.statistics import MOST_BATCHES, Mean, mean_of, students_t
+from mace_md.analysis.statistics import mean_of
 from mace_md.errors import InputError
 
 MARGIN = 0.97  # of half the shortest height at the start: in NPT the box may become smaller
@@ -105,10 +105,7 @@ class Rdf(Observer):
         value, remark = float(found.coordination[at]), f"up to {10 * found.r_end[at]:.2f} Å"
         label = f"Coordination {name}"
         key = "coordination_" + name.replace(":", "-").replace(" ", "_")
-        if found.coordination_error is None:
-            return Quantity(key, label, "", None, value, window, f"{found.num_frames} frames are too few", remark)
-        error = float(found.coordination_error[at]) / students_t(MOST_BATCHES - 1)
-        return Quantity(key, label, "", Mean(value, error, MOST_BATCHES - 1, MOST_BATCHES), value, window, None, remark)
+        return measured(key, label, "", lambda: mean_of(found.series[:, at]), value=value, window=window, remark=remark)
 
 
 class HydrogenBonds(Observer):

@@ -104,7 +104,7 @@ def _ensemble(options: dict) -> str:
 def _verdict(analysis: Analysis) -> str:
     kind, mark, title = MARKS[analysis.window.equilibrated]
     start, end = analysis.window.pair
-    said = analysis.window.said
+    said = analysis.window.said.removeprefix("not equilibrated: ")
     return (
         f'<div class="verdict {kind}" role="status"><span class="mark" aria-hidden="true">{mark}</span>'
         f"<p><b>{title}</b><span>{escape(said[0].upper() + said[1:])}. Averages are over {start:.4g} to {end:.4g} ps."
