@@ -131,11 +131,17 @@ def test_ligands_without_an_element_column(tmp_path, kind):
 
 def test_iron_of_a_heme_and_selenium_of_a_protein(tmp_path):
     """Fe-N 2.0 A, C-N 1.38 A of the ring; Se-C 1.95 A in selenomethionine; PB of a nucleotide is phosphorus."""
-    heme = [("FE", (0, 0, 0)), ("NA", (2.0, 0, 0)), ("C1A", (2.8, 1.1, 0)), ("C4A", (2.8, -1.1, 0))]
+    heme = [
+        ("FE", (0, 0, 0)),
+        ("NA", (2.0, 0, 0)),
+        ("NB", (0, 2.0, 0)),
+        ("C1A", (2.8, 1.1, 0)),
+        ("C4A", (2.8, -1.1, 0)),
+    ]
     selenium = [("CG", (0, 0, 0)), ("SE", (1.95, 0, 0)), ("CE", (2.2, 1.93, 0))]
     phosphate = [("PB", (0, 0, 0)), ("O1B", (1.5, 0, 0)), ("O3B", (0, 1.6, 0)), ("PG", (1.2, 2.7, 0))]
     for k, (residue, atoms, wanted) in enumerate(
-        [("HEM", heme, "Fe N C C"), ("MSE", selenium, "C Se C"), ("ATP", phosphate, "P O O P")]
+        [("HEM", heme, "Fe N N C C"), ("MSE", selenium, "C Se C"), ("ATP", phosphate, "P O O P")]
     ):
         nm = [(name, 0.1 * np.array(xyz)) for name, xyz in atoms]
         assert symbols(read_structure(write_gro(tmp_path / f"{k}.gro", [(residue, nm)]))) == wanted.split()

@@ -46,6 +46,21 @@ def test_isotopes_of_smiles_sdf_cif_and_extxyz(tmp_path):
         from_smiles("[99CH4]", seed=1)
 
 
+@pytest.mark.parametrize(
+    ("species", "masses"),
+    [
+        ("O 2H 2H", [15.9994, DEUTERIUM, DEUTERIUM]), ("18O H H", [17.9991596, 1.00794, 1.00794]),
+        ("O H(iso=2) H", [15.9994, DEUTERIUM, 1.00794]), ("O T H", [15.9994, 3.0160493, 1.00794]),
+        ("1O 2H 3H", [15.9994, 1.00794, 1.00794]),
+    ],
+)  # fmt: skip
+def test_isotopes_in_the_species_of_an_xyz_file(tmp_path, species, masses):
+    """The last one counts its atoms."""
+    rows = [f"{word} {line[1:]}" for word, line in zip(species.split(), XYZ.splitlines()[2:], strict=True)]
+    structure = read_structure(write(tmp_path / "a.xyz", "\n".join(["3", "", *rows]) + "\n"))
+    assert structure.masses == pytest.approx(masses, abs=1e-4)
+
+
 def test_masses_survive_solvation_and_repetition():
     from mace_md.structures.solvent import Solvent, solvate
     from mace_md.structures.supercell import repeat
@@ -97,6 +112,12 @@ def test_names_that_a_pdb_file_cannot_hold_go_to_mmcif(tmp_path, caplog, old, ne
     for topology in (structure.topology, again.topology):
         assert [residue.name for residue in topology.residues()] == [residue.name for residue in described.residues]
     assert np.allclose(again.positions, structure.positions, atol=1e-4)
+
+
+def test_a_chain_without_a_name_is_read_again_from_mmcif(tmp_path):
+    structure = read_structure(write(tmp_path / "a.pdb", pdb_water(residue="LIGX").replace("LIGX A", "LIGX  ")))
+    path = write_topology(tmp_path, structure)
+    assert path.name == "topology.cif" and len(read_structure(path).positions) == 3
 
 
 def test_long_numbers_and_chains_go_to_mmcif(tmp_path):

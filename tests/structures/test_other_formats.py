@@ -85,7 +85,19 @@ def test_mmcif_of_few_columns_and_charged_symbols(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "species", ["O H H", "8 1 1", "O1 H1 H2", "OW HW1 HW2", "o h h", "O D D", "O_w H_w H_w", "O1A H1A H1B", "O+ H H"]
+    "species",
+    [
+        "O H H",
+        "8 1 1",
+        "O1 H1 H2",
+        "OW HW1 HW2",
+        "o h h",
+        "O D D",
+        "O_w H_w H_w",
+        "O1A H1A H1B",
+        "O+ H H",
+        "8.0 1.0 1.0",
+    ],
 )
 def test_xyz_species_of_every_kind(tmp_path, species):
     lines = [f"{s} {x} {y} {z}" for s, (_, (x, y, z)) in zip(species.split(), HOH, strict=True)]
@@ -199,6 +211,13 @@ def test_no_hydrogens_to_add_is_no_fault(tmp_path):
     )
     with pytest.raises(InputError, match="no hydrogens at all"):
         check_hydrogens(read_structure(write(tmp_path / "b.xyz", benzene)))
+
+
+@pytest.mark.parametrize(("line", "message"), [("", "names no elements. Add a line"), ("O D\n", "names the isotope D")])
+def test_a_poscar_that_ase_cannot_read_says_why(tmp_path, line, message):
+    text = f"water\n1.0\n9 0 0\n0 9 0\n0 0 9\n{line}1 2\nCartesian\n0 0 0\n0.9572 0 0\n-0.24 0.927 0\n"
+    with pytest.raises(InputError, match=message):
+        read_structure(write(tmp_path / "a.vasp", text))
 
 
 @pytest.mark.parametrize(

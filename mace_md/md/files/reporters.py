@@ -47,12 +47,23 @@ def write_topology(
     path = folder / (f"{name}.cif" if reason else f"{name}.pdb")
     if reason:
         log.info("%s in place of %s.pdb: %s, which a PDB file cannot hold", path.name, name, reason)
+        topology = _without_blanks(topology)
     temporary = path.with_suffix(path.suffix + ".part")
     writer = app.PDBxFile if reason else app.PDBFile
     with open(temporary, "w") as file:
         writer.writeFile(topology, positions * unit.nanometer, file, keepIds=True)
     os.replace(temporary, path)
     return path
+
+
+def _without_blanks(topology: app.Topology) -> app.Topology:
+    """A copy in which chains and residues without a name have one: in mmCIF a blank is no value."""
+    named = sub_topology(topology, np.arange(topology.getNumAtoms()))
+    for chain in named.chains():
+        chain.id = chain.id.strip() or "A"
+        for residue in chain.residues():
+            residue.name, residue.id = residue.name.strip() or "UNK", residue.id.strip() or str(residue.index + 1)
+    return named
 
 
 def _too_wide_for_pdb(topology: app.Topology, positions: np.ndarray) -> str:

@@ -5,15 +5,14 @@ highest occupancy is kept, of equal ones the first letter. Hydrogen and deuteriu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 SAME_SITE = 0.5  # A, between hydrogen and deuterium of one site
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """One line of coordinates; a residue is chain, number and what else tells it apart, a position is in A."""
 
     residue: tuple[str, ...]

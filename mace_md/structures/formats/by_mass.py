@@ -110,7 +110,7 @@ def _put_back(atoms: Sequence[TypedAtom], bonds: np.ndarray) -> tuple[np.ndarray
 def _is_hydrogen(atom: TypedAtom) -> bool:
     if atom.number:
         return atom.number == 1
-    return 0 < atom.mass < HEAVIEST_HYDROGEN and readings(atom.name)[-1:] in (["H"], ["D"])
+    return 0 < atom.mass < HEAVIEST_HYDROGEN and readings(atom.name)[-1:] in (("H",), ("D",))
 
 
 def _fits(atom: TypedAtom, mass: float) -> bool:
@@ -123,7 +123,7 @@ def _candidates(atom: TypedAtom) -> list[app.Element]:
     symbols = readings(atom.name)
     if atom.alone:
         ion = lone_ion(atom.residue, atom.name)
-        symbols = [ion, *symbols] if ion else symbols
+        symbols = (ion, *symbols) if ion else symbols
     return [element_of_symbol(symbol) for symbol in symbols]
 
 

@@ -8,7 +8,7 @@ from ase import Atoms
 
 from mace_md.errors import InputError
 from mace_md.structures.formats.contents import Contents, bare_topology
-from mace_md.structures.formats.isotopes import isotope_notes, weighing
+from mace_md.structures.formats.isotopes import element_of_symbol, isotope_notes, weighing
 from mace_md.structures.formats.motion import fixed_of, velocities_of
 from mace_md.structures.formats.xyz import read_xyz
 from mace_md.units import ANGSTROM_TO_NM
@@ -32,6 +32,19 @@ def read_with_ase(path: Path, frame: int | None = None) -> Contents:
         count = 1 if frame is not None else len(ase.io.read(path, index=slice(0, 2)))
     except IndexError as error:
         raise InputError(f"{path}: has no frame with index {index}; the first is @0, the last is @-1.") from error
+    except KeyError as error:
+        if element_of_symbol(str(error.args[0])) is not None and str(error.args[0]).isalpha():
+            raise InputError(
+                f"{path}: names the isotope {error.args[0]}, which ASE does not read in this format. Name the element, "
+                "and give masses in an extended XYZ file, if they matter."
+            ) from error
+        raise
+    except Exception as error:  # ASE has a class of its own for it
+        if "chemical symbols" not in str(error):  # of a POSCAR as VASP 4 wrote it
+            raise
+        raise InputError(
+            f"{path}: names no elements. Add a line with their symbols above the numbers of atoms, as in VASP 5."
+        ) from error
     masses = np.asarray(atoms.get_masses(), dtype=float) if atoms.has("masses") else None
     return from_atoms(path, atoms, _frame_notes(path, frame, count), masses=masses)
 

@@ -8,9 +8,10 @@ contradicts itself is refused. `by_mass` does the same where there are masses.
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from openmm import app
@@ -27,6 +28,7 @@ FARTHEST_NEIGHBOUR = 3.2  # A; the longest bond to a heavy metal is shorter, and
 CLEARLY = 0.25
 RATHER = 0.05
 _HALOGENS = ("Cl", "Br")
+_UNBONDED = ("Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba")  # no neighbours of a carbon or nitrogen in a molecule
 _NOBLE = ("He", "Ne", "Ar", "Kr", "Xe", "Rn")
 # A name with one letter too many is more often its first letter than one of these, which no force field has.
 _NEVER_IN_NAMES = frozenset(("Ho", "He", "Ne", "Hf", "Cf", "Cm", "Es", "Fm", "Md", "No", "Bk", "Np", "Pa", "Nh", "Fl",
@@ -36,8 +38,7 @@ _DUMMIES = ("DU", "DUM", "X", "XX", "BQ", "GH", "TV", "Q", "LP")
 _SHOWN = 40
 
 
-@dataclass(frozen=True)
-class NamedAtom:
+class NamedAtom(NamedTuple):
     """What a file says about one atom.
 
     name, residue : as in the file, without blanks around them.
@@ -109,19 +110,20 @@ def settle(
     return elements, guesses.note(source)
 
 
-def readings(name: str) -> list[str]:
-    """The element symbols that a name may begin with, the longest first; [] when there is none.
+@cache
+def readings(name: str) -> tuple[str, ...]:
+    """The element symbols that a name may begin with, the longest first; () when there is none.
 
     `CA` gives Ca and C, `C1` gives C, `ZN2` gives Zn, `1HB` gives H, `Cl1` (with its case) gives Cl only.
     """
     letters = re.match(r"[A-Za-z]*", name.lstrip("0123456789 '\"*+-_(")).group()
     if not letters or letters.upper() in _DUMMIES:
-        return []
+        return ()
     two, one = letters[:2], letters[:1]
     if len(two) == 2 and two[0].isupper() and two[1].islower() and _is_symbol(two) and not letters[2:3].islower():
-        return [two]
-    found = [two.capitalize()] if len(two) == 2 and _is_symbol(two) else []
-    return found + ([one.upper()] if _is_symbol(one) else [])
+        return (two,)
+    found = (two.capitalize(),) if len(two) == 2 and _is_symbol(two) else ()
+    return found + ((one.upper(),) if _is_symbol(one) else ())
 
 
 def is_exact(name: str) -> bool:
@@ -137,6 +139,10 @@ def lone_ion(residue: str, name: str) -> str | None:
         return by_name
     fits = by_residue in readings(name) or name.strip().upper() == residue.strip().upper()
     return by_residue if by_residue is not None and fits else None
+
+
+def _number(symbol: str) -> int:
+    return element_of_symbol(symbol).atomic_number
 
 
 def _is_symbol(text: str) -> bool:
@@ -253,20 +259,17 @@ class _Neighbours:
 
     def gain(self, i: int, first: str, second: str) -> float | None:
         """How much better the distance to the nearest atom fits the element `first` than `second`; None: no saying."""
-        from ase.data import atomic_numbers, covalent_radii
+        from ase.data import covalent_radii
 
         distance, name = self.nearest(i)
         others = readings(name)
         if not 0.5 < distance < FARTHEST_NEIGHBOUR or not others:
             return None
-        radius = covalent_radii[atomic_numbers[others[-1]]]
 
-        def misfit(symbol: str) -> float:
-            return abs(np.log(distance / (covalent_radii[atomic_numbers[symbol]] + radius)))
+        def misfit(symbol: str) -> float:  # with what the other may be, too: FE is iron or fluorine to it
+            own = covalent_radii[_number(symbol)]
+            partners = [other for other in others if len(symbol) == 2 or other not in _UNBONDED]
+            radii = [covalent_radii[_number(other)] for other in partners or others]
+            return min(abs(float(np.log(distance / (own + radius)))) for radius in radii)
 
         return misfit(second) - misfit(first)
-
-
-def with_stated(atom: NamedAtom, symbol: str) -> NamedAtom:
-    """The same atom with an element from elsewhere."""
-    return replace(atom, stated=symbol)

@@ -1,6 +1,7 @@
 """Names of ions, of standard residues and of water, in force fields and in the Protein Data Bank. One table each."""
 
 import re
+from functools import cache
 
 # Names that are not the symbol with or without a charge: CHARMM, GROMACS, Amber (old and new), OPLS, the Chemical
 # Component Dictionary of the Protein Data Bank.
@@ -37,6 +38,7 @@ _STANDARD = frozenset(_AMINO_ACIDS) | frozenset(_NUCLEOTIDES) | _WATERS
 _TERMINI = frozenset("NC")  # Amber's NALA, CALA
 
 
+@cache
 def ion_of(*names: str) -> str | None:
     """The symbol of the ion that names of a one-atom residue stand for, the first name that is one; or None.
 
@@ -57,6 +59,7 @@ def is_water(residue: str) -> bool:
     return residue.upper() in _WATERS
 
 
+@cache
 def is_standard_residue(residue: str) -> bool:
     """Whether a residue is an amino acid, a cap, a nucleotide or water, whose atom names begin with their element."""
     upper = residue.upper()

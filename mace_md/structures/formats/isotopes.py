@@ -55,6 +55,7 @@ def weighing(element: app.Element, mass: float) -> app.Element:
     return app.Element.getByAtomicNumber(number) if is_standard(number, mass) else isotope(number, float(mass))
 
 
+@cache
 def element_of_symbol(symbol: str) -> app.Element | None:
     """The element of a symbol in any case, D and T as isotopes of hydrogen; None for what is no symbol."""
     symbol = symbol.strip().upper()

@@ -253,7 +253,7 @@ def _free_name(atom: _Atom, seen: set[str]) -> str:
 
 def _set_elements(path: Path, atoms: list[_Atom], positions: np.ndarray) -> list[str]:
     """Write the element of each atom into its columns; returns notes. Names that say nothing get EP, for none."""
-    aligned = _names_are_aligned(atoms)
+    aligned = not all(element_of_symbol(atom.element) for atom in atoms) and _names_are_aligned(atoms)
     named = []
     for atom in atoms:
         stated = atom.element if element_of_symbol(atom.element) else ""

@@ -19,6 +19,7 @@ from mace_md.structures.formats.text import read_text
 from mace_md.units import ANGSTROM_TO_NM
 
 _TINKER = re.compile(r"\s*\d+\s+[A-Za-z][\w+-]*\s+-?\d+\.\d+\s+-?\d+\.\d+\s+-?\d+\.\d+\s+\d+")
+_ISOTOPE = re.compile(r"(\d{1,3})([A-Z][a-z]?)|([A-Z][a-z]?)\((?:.*,)?\s*iso=(\d{1,3})(?:,.*)?\)", re.IGNORECASE)
 _GHOST = re.compile(r"(?i)^(x|xx|bq|gh|q|du|dum|tv|lp|[a-z]{1,2}:|@[a-z]+|bq-?[a-z]+|gh\(.*\))\d*$")
 
 
@@ -123,8 +124,10 @@ def _read_frame(path: Path, frame: XyzFrame) -> tuple[Atoms, np.ndarray | None, 
         ) from error
     if atoms.has("masses"):
         masses = _stated(path, atoms)
-        atoms.set_masses(None)
-    return atoms, None if np.isnan(masses).all() else masses, notes
+    if np.isnan(masses).all():
+        return atoms, None, notes
+    atoms.set_masses(np.where(np.isnan(masses), atoms.get_masses(), masses))  # momenta of the file are divided by them
+    return atoms, masses, notes
 
 
 def _stated(path: Path, atoms: Atoms) -> np.ndarray:
@@ -177,6 +180,7 @@ def _species_and_positions(path: Path, frame: XyzFrame, columns: dict) -> tuple[
 def _elements(path: Path, frame: XyzFrame, species: list[str], positions: np.ndarray):
     """Symbols for ASE, masses [n] Da (NaN where the element's own), and notes on numbers and labels."""
     named, plain = [], True
+    species, stated_masses = _without_isotopes(species)
     for k, word in enumerate(species):
         stated = _stated_symbol(word)
         if _GHOST.match(word) or (not stated and not readings(word)):
@@ -190,18 +194,46 @@ def _elements(path: Path, frame: XyzFrame, species: list[str], positions: np.nda
         elements, notes = [element_of_symbol(atom.stated) for atom in named], []
     else:
         elements, notes = settle(path, named, positions * ANGSTROM_TO_NM, "labels in place of symbols")
-    if any(word.isdigit() for word in species):
+    if any(word[0].isdigit() and _stated_symbol(word) for word in species):
         notes = [*notes, "the species of the file are atomic numbers"]
     masses = np.array([mass_of(e) if e.atomic_number == 1 and mass_of(e) > 1.5 else np.nan for e in elements])
+    masses = np.where(np.isnan(stated_masses), masses, stated_masses)
     return [element.symbol for element in elements], masses, notes
+
+
+def _without_isotopes(species: list[str]) -> tuple[list[str], np.ndarray]:
+    """The words without the mass numbers of `13C`, `2H` and `H(iso=2)`, and the masses [n] Da they say (else NaN).
+
+    A number before the symbol is one of the atom, not of its mass, where all atoms are counted so, or where the element
+    has no such isotope.
+    """
+    found = [_ISOTOPE.fullmatch(word) for word in species]
+    masses = np.full(len(species), np.nan)
+    if not any(found) or all(match and match[1] == str(k) for k, match in enumerate(found, start=1)):
+        return species, masses
+    words = list(species)
+    for k, match in enumerate(found):
+        symbol, number = (match[2] or match[3], match[1] or match[4]) if match else ("", "")
+        element = element_of_symbol(symbol) if symbol else None
+        mass = 0.0 if element is None else _isotope_mass(element.atomic_number, int(number))
+        if mass > 0:
+            words[k], masses[k] = symbol, mass
+    return words, masses
+
+
+def _isotope_mass(number: int, mass_number: int) -> float:
+    """Da, or 0 where RDKit knows no such isotope."""
+    from rdkit import Chem
+
+    return float(Chem.GetPeriodicTable().GetMassForIsotope(number, mass_number))
 
 
 def _stated_symbol(word: str) -> str:
     """The symbol that a species is for sure, by number or as symbols are written; '' for a label."""
     from openmm.app import Element
 
-    if word.isdigit():
-        number = int(word)
+    if re.fullmatch(r"\d+(\.0*)?", word):
+        number = int(word.partition(".")[0])
         return Element._elements_by_atomic_number[number].symbol if number in Element._elements_by_atomic_number else ""
     written = len(word) == 1 or (word[:1].isupper() and word[1:].islower())
     return word.capitalize() if written and len(word) <= 2 and element_of_symbol(word) else ""
