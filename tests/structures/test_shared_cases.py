@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_elements import symbols
 
+from mace_md.md.dynamics.masses import repartition_hydrogen
 from mace_md.md.files.reporters import write_topology
 from mace_md.structures.formats.isotopes import DEUTERIUM
 from mace_md.structures.preflight import check_hydrogens
@@ -78,3 +79,18 @@ def test_long_residue_names_go_to_mmcif(tmp_path):
     assert path.name == "topology.cif"
     again = next(read_structure(path).topology.residues())
     assert (again.name, again.id, again.chain.id) == ("A1LU6", "12001", "AA")
+
+
+def test_atoms_marked_f_are_held():
+    structure = read_structure(CASES / "sel.vasp")
+    assert np.flatnonzero(structure.fixed.all(axis=1)).tolist() == list(range(8))  # the oxygens
+    assert not structure.fixed[8:].any()
+
+
+def test_polymer_is_endless_and_its_hydrogens_have_carbons():
+    structure = read_structure(CASES / "polyethylene.xyz")
+    molecules, numbers = structure.molecules, np.array(structure.atomic_numbers)
+    assert molecules.in_network().all()
+    heavy = repartition_hydrogen(structure.topology, 3.0, molecules.bonds)
+    assert heavy.sum() == pytest.approx(structure.masses.sum(), abs=1e-9)
+    assert (heavy[numbers == 1] == 3.0).all()
