@@ -78,10 +78,15 @@ def test_gradients_are_those_of_the_plain_model(kind, periodic):
 
 @pytest.mark.parametrize("kind", ["scalars", "vectors", "density"])
 def test_gradients_in_single_precision(kind):
-    """1e-5 of the largest gradient of each parameter: rounding of float32 is 1e-7, and sums cancel."""
+    """Against the plain model in float64: 1e-5 of the largest gradient, or twice what float32 does to the plain model.
+
+    Rounding is 1e-7, and sums cancel; the steep repulsion of "density" leaves 1.2e-5 of the plain model's gradients.
+    """
     model = make_model(kind).to(torch.float32)
     needs_native(model)
-    assert worst_deviation(model, make_batch(model, True, torch.float32)) < 1e-5
+    batch = make_batch(model, True, torch.float32)
+    found = {name: check_gradients(model, make_evaluator(model, name), batch, LOSS) for name in ("native", "reference")}
+    assert found["native"] < max(1e-5, 2.0 * found["reference"])
 
 
 def test_several_heads_and_other_losses():

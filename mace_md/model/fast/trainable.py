@@ -2,7 +2,7 @@
 
 `NativeMACE` holds a `MACE` and evaluates it with that model's own weights. Radial networks, linear maps, densities and
 readouts stay PyTorch on tensors of pairs and atoms; sums over edges and products are nodes of
-`mace_md.ops.training_sums`. docs/decisions/016-training-kernels.md says why this division.
+`mace_md.ops.training_sums`. docs/decisions/019-training-kernels.md says why this division.
 """
 
 from __future__ import annotations
