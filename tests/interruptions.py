@@ -97,7 +97,12 @@ def restarters(place: Path, structure: Path, model: Path, *, count: int, seed: i
         command = words(structure, model, folder, "--no-minimize", "--steps", str(steps), "--restart")
         _remove(*outputs)
         pids = [start(command, outputs[0])]
-        time.sleep(rng.uniform(0.0, 1.2))
+        if rng.random() < 0.5:
+            time.sleep(rng.uniform(0.0, 1.2))
+        else:  # when the first is about to end, so that the second looks at its last moments, or just after
+            while _last_step(folder) < steps and not _ended(pids[0]):
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0.0, 0.1))
         pids.append(start(command, outputs[1]))
         codes = [code_of(pid) for pid in pids]
         texts = [output.read_text() for output in outputs]
