@@ -197,7 +197,8 @@ def _refuse_other_options(config: RunConfig, info: PotentialInfo) -> None:
     """What was fixed at export cannot be chosen any more; saying the same again is fine."""
     for name in ("head", "charge", "spin", "dtype", "kernels", "skin"):
         wanted, fixed = getattr(config, name), getattr(info, name)
-        if wanted not in (None, "auto", fixed):
+        has_input = name not in ("charge", "spin") or fixed is not None  # what it has no input for is said elsewhere
+        if wanted not in (None, "auto", fixed) and has_input:
             raise InputError(
                 f"--{name} {wanted}: {config.model} was exported with {name} {fixed}, which is fixed in it. Leave the "
                 f"option out, or export the model again with --{name} {wanted}."
