@@ -1,4 +1,4 @@
-"""Writes the tables of docs/guide.md: `python docs/update_tables.py`.
+"""Writes the tables of docs/guide/: `python docs/update_tables.py`.
 
 The options are from mace_md/config/, the longest time steps from benchmarks/results/hydrogen_mass.json.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from mace_md import config
 from mace_md.config import tables
 
-GUIDE = Path(__file__).parent / "guide.md"
+GUIDE = sorted((Path(__file__).parent / "guide").glob("*.md"))
 TABLE = re.compile(r"(<!-- options of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -68,4 +68,5 @@ def updated(text: str) -> str:
 
 
 if __name__ == "__main__":
-    GUIDE.write_text(updated(GUIDE.read_text()))
+    for page in GUIDE:
+        page.write_text(updated(page.read_text()))

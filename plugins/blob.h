@@ -1,5 +1,5 @@
-// The packed model: what mace_md/model/fast/packing.py writes and the engines read. This file is its manual; a test reads
-// the lists below against Python's.
+// The packed model: what mace_md/model/fast/packing.py writes and the engines read. This file is its manual; a test
+// reads the lists below against Python's.
 //
 // One uint8 tensor: int64 header[96], double parameters[64], then sections, each aligned to 64 bytes. Section offsets
 // are in bytes from the start. `Real` is the precision of the run (header[kPrecision] bytes). Lengths in angstrom,
@@ -44,7 +44,7 @@ enum HeaderInt : int {
   kTensorCores = kHeaderInts - 4,   // 1: the products of fused kernels on tensor cores, as three products of TF32
   kFusedNodes = kHeaderInts - 3,    // what happens at an atom in three kernels: 0 in large systems, 1 never, 2 always
   kSharedTables = kHeaderInts - 2,  // 1: radial tables of layer 2 in shared memory where they fit
-  kFastSums = kHeaderInts - 1       // 1: sums of floating-point numbers in any order, rather than of fixed-point numbers
+  kFastSums = kHeaderInts - 1  // 1: sums of floating-point numbers in any order, rather than of fixed-point numbers
 };
 
 enum Section : int {
@@ -75,19 +75,19 @@ enum Section : int {
 static_assert(kSections + 2 * kSectionCount <= kJoinedGroups);  // offset and element count of each
 
 enum HeaderDouble : int {
-  kRMax,          // angstrom, cutoff
-  kRMin,          // angstrom, first knot; below, radial functions go on linearly
-  kSpacing,          // angstrom, between knots
-  kSkin,          // angstrom, by which the neighbour list reaches beyond r_max
-  kScale,            // of the interaction energies
-  kShift,            // eV an atom
-  kEnergyUnit,       // kJ/mol per eV
-  kLengthUnit,       // angstrom per nm
-  kZblPrefactor,     // eV angstrom
-  kZblLength,        // angstrom
-  kZblExponent,      // of the atomic numbers
-  kZblCutoffPower,   // p of the polynomial cutoff
-  kZblC           // 4 coefficients, then 4 exponents
+  kRMax,            // angstrom, cutoff
+  kRMin,            // angstrom, first knot; below, radial functions go on linearly
+  kSpacing,         // angstrom, between knots
+  kSkin,            // angstrom, by which the neighbour list reaches beyond r_max
+  kScale,           // of the interaction energies
+  kShift,           // eV an atom
+  kEnergyUnit,      // kJ/mol per eV
+  kLengthUnit,      // angstrom per nm
+  kZblPrefactor,    // eV angstrom
+  kZblLength,       // angstrom
+  kZblExponent,     // of the atomic numbers
+  kZblCutoffPower,  // p of the polynomial cutoff
+  kZblC             // 4 coefficients, then 4 exponents
 };
 static_assert(kZblC + 8 <= kHeaderDoubles);
 

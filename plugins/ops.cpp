@@ -1,13 +1,14 @@
 // The ops of the library: arguments are checked, the state is brought up to date, the engine runs, results get OpenMM's
 // units.
+#include "training/ops.h"
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "checks.h"
-#include "cuda/op.h"
 #include "cpu/state.h"
-#include "training/ops.h"
+#include "cuda/op.h"
 
 namespace mace_md {
 namespace {

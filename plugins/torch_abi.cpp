@@ -184,7 +184,8 @@ void* current_stream(int32_t device) {
   using Function = Status (*)(int32_t, void**);
   static const Function function = [] {
     void* torch = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-    return reinterpret_cast<Function>(dlsym(torch == nullptr ? RTLD_DEFAULT : torch, "aoti_torch_get_current_cuda_stream"));
+    return reinterpret_cast<Function>(
+        dlsym(torch == nullptr ? RTLD_DEFAULT : torch, "aoti_torch_get_current_cuda_stream"));
   }();
   if (function == nullptr) throw std::runtime_error("mace_md: this torch was built without CUDA");
   void* stream = nullptr;

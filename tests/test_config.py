@@ -353,7 +353,8 @@ def test_the_run_files_of_the_guide_are_read(tmp_path):
     """Each TOML example: alone, or with the tables it needs to be a run."""
     from mace_md.md.dynamics.stages import parts_of
 
-    guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
+    pages = sorted((Path(__file__).parent.parent / "docs" / "guide").glob("*.md"))
+    guide = "\n".join(page.read_text() for page in pages)
     examples = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
     found = [from_file(tmp_path, text) for text in examples if "[[" in text]
     assert len(found) >= 3

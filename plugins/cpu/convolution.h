@@ -15,8 +15,8 @@ namespace MACE_MD_TARGET {
 
 constexpr int squared(int n) { return n * n; }
 
-// Tiles of channels that the reverse convolutions take at once: the sums over lanes, and the record of an edge, are then
-// made once for all of them.
+// Tiles of channels that the reverse convolutions take at once: the sums over lanes, and the record of an edge, are
+// then made once for all of them.
 constexpr int kMostTiles = 4;
 constexpr int kTiles1 = MACE_MD_VECTOR_BYTES == 64 ? 3 : 4;
 template <int L>
@@ -149,8 +149,8 @@ static MACE_MD_NOINLINE void conv1_reverse_tiles(const Edge<ELL>* edges, int n, 
 // Two equal l couple to a scalar as a dot product.
 constexpr bool is_dot(const Path& path) { return path.l3 == 0 && path.l1 > 0; }
 
-// The rows that an atom sums for its paths: (2 l1 + 1)(2 l2 + 1) of each, numbered m1 * (2 l2 + 1) + m2, or one for a dot
-// product.
+// The rows that an atom sums for its paths: (2 l1 + 1)(2 l2 + 1) of each, numbered m1 * (2 l2 + 1) + m2, or one for a
+// dot product.
 template <int ELL, int L>
 struct Rows {
   static constexpr auto& kPaths = PathTable<ELL, L>::value;

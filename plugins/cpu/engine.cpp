@@ -272,8 +272,8 @@ class Evaluation {
         for (int atom = 0; atom < block.n; ++atom) {
           const int i = block.begin + atom;
           for (int k = 0; k < T; ++k)
-            couple_reverse<ELL, L>(phi_of(t, block, tile + k), work_.scale1[i], t.rows + k * Model::kRowsOfAtom * W, block.n,
-                                   atom, AllPaths());
+            couple_reverse<ELL, L>(phi_of(t, block, tile + k), work_.scale1[i], t.rows + k * Model::kRowsOfAtom * W,
+                                   block.n, atom, AllPaths());
           conv2_reverse_tiles<ELL, L, T>(edges_of(i), work_.n_edges[i], work_.h + tile * h_tile, h_tile,
                                          model_.table1 + tile * model_.table1_tile, model_.table1_tile, t.rows,
                                          t.h_adjoint + tile * h_tile, sums_of(t, block, i), tile == 0);

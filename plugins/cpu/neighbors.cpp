@@ -20,15 +20,15 @@ void search(const ListInfo& info, const ListPlan& plan, const double* translatio
   const Vector x = load_vector(&plan.sorted[3 * receiver]);
   const double reach2 = info.reach * info.reach;
   const int width = 2 * info.shift_range + 1;
-  visit_cells(plan.cells, plan.range, info.periodic, plan.cell_of[receiver], [&](int first, int last, int a, int b,
-                                                                                 int c) {
-    const int shift = ((a + info.shift_range) * width + b + info.shift_range) * width + c + info.shift_range;
-    const Vector origin = minus(x, load_vector(translations + 3 * shift));
-    const bool own_image = a == 0 && b == 0 && c == 0;
-    for (int j = plan.cell_start[first]; j < plan.cell_start[last]; ++j)
-      if (square(minus(origin, load_vector(&plan.sorted[3 * j]))) < reach2 && !(own_image && j == receiver))
-        visit(j, shift);
-  });
+  visit_cells(
+      plan.cells, plan.range, info.periodic, plan.cell_of[receiver], [&](int first, int last, int a, int b, int c) {
+        const int shift = ((a + info.shift_range) * width + b + info.shift_range) * width + c + info.shift_range;
+        const Vector origin = minus(x, load_vector(translations + 3 * shift));
+        const bool own_image = a == 0 && b == 0 && c == 0;
+        for (int j = plan.cell_start[first]; j < plan.cell_start[last]; ++j)
+          if (square(minus(origin, load_vector(&plan.sorted[3 * j]))) < reach2 && !(own_image && j == receiver))
+            visit(j, shift);
+      });
 }
 
 struct TaskContext {
@@ -223,7 +223,8 @@ void lattice_translations(const ListInfo& info, const double* box, double* trans
     for (int b = 0; b < width; ++b)
       for (int c = 0; c < width; ++c) {
         const Vector s = {double(a - range), double(b - range), double(c - range)};
-        store_vector(translations + 3 * ((a * width + b) * width + c), box != nullptr ? times(s, box) : Vector{0, 0, 0});
+        store_vector(translations + 3 * ((a * width + b) * width + c),
+                     box != nullptr ? times(s, box) : Vector{0, 0, 0});
       }
 }
 

@@ -41,7 +41,7 @@ struct PackedModel {
   Real *density0, *density1;         // [pair * rows] or null
   Real *w0, *w1;                     // [type][tile][weight][W]
   Real *wh[L + 1], *wh_reverse[L + 1];
-  Real* bias_h;                 // [type][C2 padded]
+  Real* bias_h;  // [type][C2 padded]
   Real *wa[ELL + 1], *wa_reverse[ELL + 1];
   int64_t wa_type[ELL + 1];  // from one type to the next, 0 when they share
   Real *readout0, *wr, *wr_reverse, *ws, *ws_reverse, *bias_r, *vr;

@@ -7,8 +7,8 @@
 // busy part in L1, which decides. A table is [row][path][W] for one tile of channels.
 #pragma once
 
-#include "simd.h"
 #include "../spline.h"
+#include "simd.h"
 
 namespace mace_md {
 namespace MACE_MD_TARGET {
@@ -33,8 +33,8 @@ static MACE_MD_INLINE V radial(const Real* c, const SplineWeights& s) {
   return value;
 }
 
-// N functions of T tiles of an edge, and their derivatives in units of the knot spacing. c: the first of the six rows in
-// the first tile.
+// N functions of T tiles of an edge, and their derivatives in units of the knot spacing. c: the first of the six rows
+// in the first tile.
 template <int N, int T>
 static MACE_MD_INLINE void radial_of_tiles(const Real* c, size_t table_tile, const Real* weights,
                                            const Real* derivatives, V (*values)[T], V (*slopes)[T]) {

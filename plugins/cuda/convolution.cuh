@@ -155,8 +155,8 @@ static MACE_MD_INLINE void add_to_sender(const Arguments& s, int atom, int lm, i
 template <int FIRST, int END>
 struct Group {
   static constexpr int kFirstRow = Table::value.path[FIRST].row;
-  static constexpr int kGroupRows = (END < kPaths ? Table::value.path[END < kPaths ? END : 0].row : Table::value.rows) -
-                                    kFirstRow;
+  static constexpr int kGroupRows =
+      (END < kPaths ? Table::value.path[END < kPaths ? END : 0].row : Table::value.rows) - kFirstRow;
   // paths are ordered by l2: the components of H that the group reads are [kFirstH, kEndH)
   static constexpr int kL2First = Table::value.path[FIRST].l2, kL2Last = Table::value.path[END - 1].l2;
   static constexpr int kFirstH = kL2First * kL2First, kEndH = (kL2Last + 1) * (kL2Last + 1);
@@ -273,8 +273,8 @@ struct Group {
 
   // One edge: adds to the adjoints of its sender's features, and to q.
   template <class View, int... P>
-  static MACE_MD_INLINE void edge_adjoints(const Arguments& s, const Real* table, const Edge& edge, const Real* g, int c,
-                                           Real* h_adjoint, Real* q, Lanes<P...>) {
+  static MACE_MD_INLINE void edge_adjoints(const Arguments& s, const Real* table, const Edge& edge, const Real* g,
+                                           int c, Real* h_adjoint, Real* q, Lanes<P...>) {
     Real h[kNumH];
     load_features(s, edge.atom, c, h);
     (reverse_path<FIRST + P, View>(table + static_cast<long long>(edge.row1) * View::kRow, edge, h, g, h_adjoint, q),
@@ -325,7 +325,8 @@ struct Group {
     const int c = slice + lane();
     for (int line = threadIdx.x / kWarp; line < kTableRows * (END - FIRST); line += blockDim.x / kWarp) {
       const int row = line / (END - FIRST), path = FIRST + line % (END - FIRST);
-      table[line * kWarp + lane()] = c < C2 ? s.table1[(static_cast<long long>(row) * kPaths + path) * C2 + c] : Real(0);
+      table[line * kWarp + lane()] =
+          c < C2 ? s.table1[(static_cast<long long>(row) * kPaths + path) * C2 + c] : Real(0);
     }
     __syncthreads();
   }

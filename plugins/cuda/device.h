@@ -16,12 +16,12 @@
 #define MACE_MD_NOINLINE __attribute__((noinline))
 #define MACE_MD_UNROLL
 #define MACE_MD_UNROLL_BY(n)
-#define MACE_MD_ENTRY(name, bounds, condition)                                                            \
-  static void name##_body(const Arguments& s);                                                            \
-  extern "C" __attribute__((visibility("default"))) void name(const void* arguments) {                    \
-    const Arguments& s = *static_cast<const Arguments*>(arguments);                                       \
-    if (condition) name##_body(s);                                                                        \
-  }                                                                                                       \
+#define MACE_MD_ENTRY(name, bounds, condition)                                         \
+  static void name##_body(const Arguments& s);                                         \
+  extern "C" __attribute__((visibility("default"))) void name(const void* arguments) { \
+    const Arguments& s = *static_cast<const Arguments*>(arguments);                    \
+    if (condition) name##_body(s);                                                     \
+  }                                                                                    \
   static void name##_body(const Arguments& s)
 #else
 #define MACE_MD_DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
@@ -31,17 +31,17 @@
 #define MACE_MD_UNROLL _Pragma("unroll")
 #define MACE_MD_UNROLL_BY(n) MACE_MD_PRAGMA(unroll n)
 #define MACE_MD_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
-#define MACE_MD_ENTRY(name, bounds, condition)                                                            \
-  static MACE_MD_INLINE void name##_body(const Arguments& s);                                             \
-  extern "C" __global__ void MACE_MD_BOUNDS bounds name(const __grid_constant__ Arguments s) {            \
-    if (condition) name##_body(s);                                                                        \
-  }                                                                                                       \
+#define MACE_MD_ENTRY(name, bounds, condition)                                                 \
+  static MACE_MD_INLINE void name##_body(const Arguments& s);                                  \
+  extern "C" __global__ void MACE_MD_BOUNDS bounds name(const __grid_constant__ Arguments s) { \
+    if (condition) name##_body(s);                                                             \
+  }                                                                                            \
   static MACE_MD_INLINE void name##_body(const Arguments& s)
 #endif
 
 // A kernel, and one that does nothing when the memory that it got is not the state that the arguments describe. After
-// the name: most threads of a block, and how many blocks should have registers at the same time, where the compiler's own
-// choice is poor.
+// the name: most threads of a block, and how many blocks should have registers at the same time, where the compiler's
+// own choice is poor.
 #define MACE_MD_ANY_KERNEL(name, ...) MACE_MD_ENTRY(name, (__VA_ARGS__), true)
 #define MACE_MD_KERNEL(name, ...) MACE_MD_ENTRY(name, (__VA_ARGS__), is_own_state(s))
 // One that uses so few registers that a multiprocessor can have two blocks (in float32; in float64 it needs them).
@@ -110,8 +110,9 @@ static MACE_MD_INLINE void raise(const Arguments& s, long long status) {
 
 static MACE_MD_INLINE long long fixed_point(double value) { return __double2ll_rn(value * kFixedPoint); }
 
-// The same number from two conversions of 32 bits, which every GPU makes at full speed: those of 64 bits run at a quarter
-// of it, or at a thirtieth on cards that are not for computing. Both parts are exact but for the rounding of the second.
+// The same number from two conversions of 32 bits, which every GPU makes at full speed: those of 64 bits run at a
+// quarter of it, or at a thirtieth on cards that are not for computing. Both parts are exact but for the rounding of
+// the second.
 static MACE_MD_INLINE long long fixed_point(float value) {
   constexpr float kPart = 512;  // below kFixedPointLimit the first part has 31 bits, the second has 30
   constexpr long long kRest = static_cast<long long>(kFixedPoint) / 512;

@@ -28,7 +28,8 @@ std::mutex& lock() {
 std::string packages_folder() {
   void* symbol = dlsym(RTLD_DEFAULT, "aoti_torch_device_type_cpu");
   if (symbol == nullptr) {
-    if (void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD)) symbol = dlsym(torch, "aoti_torch_device_type_cpu");
+    if (void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD))
+      symbol = dlsym(torch, "aoti_torch_device_type_cpu");
   }
   Dl_info info;
   if (symbol == nullptr || dladdr(symbol, &info) == 0 || info.dli_fname == nullptr) return "";

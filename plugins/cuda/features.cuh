@@ -46,8 +46,12 @@ static MACE_MD_INLINE long long phi_at(int atom, int m, int k) {
   return (static_cast<long long>(atom) * kComponents + kStart + k / C2 * (2 * LL + 1) + m) * C2 + k % C2;
 }
 
-static MACE_MD_INLINE long long a_at(int atom, int lm, int c) { return (static_cast<long long>(atom) * kA + lm) * C + c; }
-static MACE_MD_INLINE long long m0_at(int atom, int lm, int c) { return (static_cast<long long>(atom) * kH + lm) * C + c; }
+static MACE_MD_INLINE long long a_at(int atom, int lm, int c) {
+  return (static_cast<long long>(atom) * kA + lm) * C + c;
+}
+static MACE_MD_INLINE long long m0_at(int atom, int lm, int c) {
+  return (static_cast<long long>(atom) * kH + lm) * C + c;
+}
 
 }  // namespace MACE_MD_TARGET
 }  // namespace mace_md

@@ -11,8 +11,8 @@ namespace mace_md {
 namespace MACE_MD_TARGET {
 
 // Threads take channels, and several groups of them atoms.
-constexpr int kNodeGroups = kFusedThreads / kThreadsA < kFusedAtoms / kNodeAtoms ? kFusedThreads / kThreadsA
-                                                                                 : kFusedAtoms / kNodeAtoms;
+constexpr int kNodeGroups =
+    kFusedThreads / kThreadsA < kFusedAtoms / kNodeAtoms ? kFusedThreads / kThreadsA : kFusedAtoms / kNodeAtoms;
 constexpr int kAtomsOfGroup = kFusedAtoms / kNodeGroups;
 static_assert(kFusedAtoms % kNodeGroups == 0 && kAtomsOfGroup % kNodeAtoms == 0);
 
@@ -74,7 +74,8 @@ static MACE_MD_INLINE void keep_density_adjoint(const NodeBlock& b, int n0, cons
   }
 }
 
-static MACE_MD_INLINE void sum_density_adjoint(const Arguments& s, const double* scratch, const Real* scale, double* out) {
+static MACE_MD_INLINE void sum_density_adjoint(const Arguments& s, const double* scratch, const Real* scale,
+                                               double* out) {
   __syncthreads();
   const int n = threadIdx.x;
   if (n >= kFusedAtoms || fused_slots(s)[n] < 0) return;
@@ -133,7 +134,8 @@ static MACE_MD_INLINE void mix_rows(const Arguments& s, const int* slots, Real* 
     Product<2 * l + 1, C> product;
     for (int path = 0; path < kPathsTo; ++path) {
       __syncthreads();
-      stage(slots, own, 2 * l + 1, C2, [&](int atom, int m, int k) { return s.phi[phi_at<l>(atom, m, path * C2 + k)]; });
+      stage(slots, own, 2 * l + 1, C2,
+            [&](int atom, int m, int k) { return s.phi[phi_at<l>(atom, m, path * C2 + k)]; });
       __syncthreads();
       product.template add<C2, C>(own, mixing_weight<l>(s.wa, type) + path * C2 * C);
     }

@@ -36,7 +36,7 @@ constexpr int kContributions = contributions_before(kGroups), kMostRows = most_r
 
 struct JoinedChunk {
   Edge edges[kChunk];
-  Real partial[kJoinedWarps][kChunk * kSums];                      // sums over the channels of a warp
+  Real partial[kJoinedWarps][kChunk * kSums];              // sums over the channels of a warp
   Real given[2][kJoinedEdges][kContributions][kThreadsH];  // to senders: one half is added while the other is filled
 };
 
@@ -76,7 +76,8 @@ MACE_MD_KERNEL(conv2_reverse_joined, kJoinedThreads) {
         constexpr int kBefore = contributions_before(value_of(decltype(index)()));
         for (int k = 0; k < kJoinedEdges && e0 + k < size; ++k) {
           Real q[16] = {}, h_adjoint[G::kNumH] = {};
-          G::template edge_adjoints<InCache>(s, s.table1 + c, chunk.edges[e0 + k], g, c, h_adjoint, q, typename G::Index());
+          G::template edge_adjoints<InCache>(s, s.table1 + c, chunk.edges[e0 + k], g, c, h_adjoint, q,
+                                             typename G::Index());
           MACE_MD_UNROLL
           for (int m = 0; m < G::kNumH; ++m) chunk.given[half][k][kBefore + m][thread] = h_adjoint[m];
           sum_channels(q, chunk.partial[threadIdx.x / kWarp] + (e0 + k) * kSums);

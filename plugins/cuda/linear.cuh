@@ -36,14 +36,16 @@ static MACE_MD_INLINE LinearTile linear_tile(const Arguments& s) {
 
 // out(atom, m, column, sum_k in(atom, m, k) weight[k][column]); weight: [N_K][N_COLUMNS].
 template <int N_K, int N_COLUMNS, class In, class Out>
-static MACE_MD_INLINE void multiply(const LinearTile& tile, LinearMemory& memory, const Real* weight, In&& in, Out&& out) {
+static MACE_MD_INLINE void multiply(const LinearTile& tile, LinearMemory& memory, const Real* weight, In&& in,
+                                    Out&& out) {
   const int first_column = blockIdx.z * kTileColumns;
   if (first_column >= N_COLUMNS) return;
   Real row_piece[kRowLoads], column_piece[kColumnLoads];
   auto load = [&](int k0) {
     MACE_MD_UNROLL
     for (int n = 0; n < kRowLoads; ++n) {
-      const int at = threadIdx.x + n * kLinearThreads, k = k0 + at % kTileDepth, full = tile.first_row + at / kTileDepth;
+      const int at = threadIdx.x + n * kLinearThreads, k = k0 + at % kTileDepth,
+                full = tile.first_row + at / kTileDepth;
       const int atom = tile.slots[full / tile.width];
       row_piece[n] = atom >= 0 && k < N_K ? in(atom, full % tile.width, k) : Real(0);
     }
@@ -142,7 +144,9 @@ MACE_MD_KERNEL(mix, kLinearThreads) {
     multiply<Table::value.paths_to[kDegree] * C2, C>(
         tile, memory, mixing_weight<kDegree>(s.wa, type),
         [&](int atom, int m, int k) { return s.phi[phi_at<kDegree>(atom, m, k)]; },
-        [&](int atom, int m, int column, Real value) { s.a_adjoint[a_at(atom, kDegree * kDegree + m, column)] = value; });
+        [&](int atom, int m, int column, Real value) {
+          s.a_adjoint[a_at(atom, kDegree * kDegree + m, column)] = value;
+        });
   });
 }
 

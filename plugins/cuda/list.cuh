@@ -316,8 +316,7 @@ static MACE_MD_INLINE void sort_atoms(const Arguments& s) {
   __syncthreads();
   scan_cells(s, n_cells, scratch);
   __syncthreads();
-  for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x)
-    s.scattered[atomicAdd(s.cell_cursor + s.cell_of[k], 1)] = k;
+  for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x) s.scattered[atomicAdd(s.cell_cursor + s.cell_of[k], 1)] = k;
   __syncthreads();
   for (int k = threadIdx.x; k < s.n_atoms; k += blockDim.x) place_atom(s, k);
   __syncthreads();

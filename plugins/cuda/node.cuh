@@ -63,8 +63,8 @@ MACE_MD_KERNEL(node_energy, kThreadsA) {
     if (slots[n] >= 0) read_out(s, slots[n], b.type, m1 + n * C, hidden_adjoint + n * kMlp);
   __syncthreads();
   for (int n = 0; n < kNodeAtoms; ++n)
-    m[0].v[n] = b.active && b.atom[n] >= 0 ? read_out_reverse(s, b.atom[n], b.type, b.c, hidden_adjoint + n * kMlp)
-                                           : Real(0);
+    m[0].v[n] =
+        b.active && b.atom[n] >= 0 ? read_out_reverse(s, b.atom[n], b.type, b.c, hidden_adjoint + n * kMlp) : Real(0);
   polynomial1_gradient(weights1(s, b.type, b.c), x, m, g);
   store_nodes<kA>(b, g, s.a_adjoint);
   if constexpr (MACE_MD_DENSITY1 != 0) store_density_adjoint(b, x, g, s.scale1, s.density_adjoint1, scratch);

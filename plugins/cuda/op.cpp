@@ -162,9 +162,8 @@ void launch(const Plan& plan, const Call& call, const Results& results, const Se
   const Driver& d = driver();
   const bool is_double = call.positions.dtype() == torch_abi::dtype_float64();
   if (plan.sizes.n_atoms == 0) {
-    for (const auto& [tensor, bytes] : {std::pair<const Tensor&, int>{results.energy, 8},
-                                        {results.forces, is_double ? 8 : 4},
-                                        {results.virial, 8}})
+    for (const auto& [tensor, bytes] :
+         {std::pair<const Tensor&, int>{results.energy, 8}, {results.forces, is_double ? 8 : 4}, {results.virial, 8}})
       if (tensor.numel() > 0)
         d.check(d.fill(address(tensor.data()), 0, tensor.numel() * bytes, session.stream()), "clearing the results");
     return;
@@ -192,14 +191,17 @@ void launch(const Plan& plan, const Call& call, const Results& results, const Se
 }
 
 void raise_problems(long long status) {
-  require(!(status & kPositionNotFinite), "positions has a value that is not finite: the simulation has become "
-                                          "unstable, or its input was not initialised");
+  require(!(status & kPositionNotFinite),
+          "positions has a value that is not finite: the simulation has become "
+          "unstable, or its input was not initialised");
   require(!(status & kBoxNotFinite), "box has a value that is not finite");
   require(!(status & kBoxFlat), "the box vectors do not span a volume");
-  require(!(status & kOutOfRange),
-          "a force is out of range: two atoms coincide, or the structure is far outside what the model was trained for");
-  require(!(status & kEnergyNotFinite), "the energy is not finite: two atoms coincide, or the structure is far outside "
-                                        "what the model was trained for");
+  require(
+      !(status & kOutOfRange),
+      "a force is out of range: two atoms coincide, or the structure is far outside what the model was trained for");
+  require(!(status & kEnergyNotFinite),
+          "the energy is not finite: two atoms coincide, or the structure is far outside "
+          "what the model was trained for");
 }
 
 // The whole call. `use(plan)` sees the state after a valid evaluation.

@@ -52,7 +52,8 @@ class Launches {
     Launch launch = {nullptr, {unsigned(x), unsigned(y), unsigned(z)}, unsigned(block), unsigned(shared)};
     d.check(d.get_function(&launch.function, kernels_.module, name), "finding the kernels");
     if (shared > 0)
-      d.check(d.set_attribute(launch.function, kMostDynamicShared, static_cast<int>(shared)), "asking for shared memory");
+      d.check(d.set_attribute(launch.function, kMostDynamicShared, static_cast<int>(shared)),
+              "asking for shared memory");
     all_.push_back(launch);
   }
 
@@ -67,15 +68,16 @@ class Launches {
 
 // Whether the node kernels of a system of this size are the fused ones.
 bool fuses_nodes(const Blob& blob, const Sizes& sizes, int device) {
-  constexpr int kBlocksEach = 2;  // a multiprocessor must get at least, or the many small blocks of the others are faster
+  constexpr int kBlocksEach =
+      2;  // a multiprocessor must get at least, or the many small blocks of the others are faster
   const int64_t kept = (blob[kChannels] + blob[kMlp]) * kFusedAtoms * blob[kPrecision] + 1024;  // m1, readout, scratch
   const int64_t most = fused_shared_bytes(blob, static_cast<int>(std::max(blob[kMaxEll], blob[kMaxL]))) + kept;
   if (blob[kFusedNodes] == 1 || most > shared_memory(device)) return false;
   return blob[kFusedNodes] == 2 || sizes.n_atoms / kFusedAtoms >= kBlocksEach * multiprocessors(device);
 }
 
-// Teams of threads that share the edges of an atom in a small system: as many as are at work at the same time on a GPU of
-// 132 multiprocessors. Not that of the device, whose number of teams would be seen in the last bits.
+// Teams of threads that share the edges of an atom in a small system: as many as are at work at the same time on a GPU
+// of 132 multiprocessors. Not that of the device, whose number of teams would be seen in the last bits.
 int64_t teams(const Sizes& sizes, int64_t team, int64_t groups, int64_t precision) {
   constexpr int64_t kMostTeams = 4, kThreadsAtOnce = 132 * 768;
   const int64_t most_threads = precision == 4 ? 512 : 256;  // as in convolution.cuh
@@ -103,7 +105,8 @@ std::vector<Launch> launches(const Blob& blob, const Sizes& sizes, const Kernels
   const bool shared_tables = blob[kSharedTables] != 0 && step.fits(table);
   auto convolve = [&](const char* name, const char* shared_name) {
     if (shared_tables)  // blocks that stay
-      step.add(shared_name, kSharedTableThreads, std::max<int64_t>(1, multiprocessors(device) / groups), groups, 1, table);
+      step.add(shared_name, kSharedTableThreads, std::max<int64_t>(1, multiprocessors(device) / groups), groups, 1,
+               table);
     else
       step.add(name, h_teams, n, groups);
   };

@@ -37,8 +37,8 @@ struct Plan {
   int device = 0;
   bool periodic = false;
   int64_t id = 0, bytes = 0, persistent_bytes = 0;
-  std::vector<int64_t> header;   // of the blob
-  std::vector<int32_t> types;    // of all particles
+  std::vector<int64_t> header;  // of the blob
+  std::vector<int32_t> types;   // of all particles
   Sizes sizes;
   std::shared_ptr<const Kernels> kernels;
   std::vector<Launch> launches;  // of a step, in order

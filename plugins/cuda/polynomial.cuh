@@ -52,7 +52,7 @@ namespace MACE_MD_TARGET {
 struct NodeBlock {
   int atom[kNodeAtoms];  // -1 for none
   int type, c;
-  bool active;           // this thread has a channel
+  bool active;  // this thread has a channel
 };
 
 template <int N>

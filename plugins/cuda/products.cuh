@@ -67,29 +67,33 @@ struct Split {
   }
 };
 
-// d += a b for a tile of 16 x 8 numbers, 8 deep, by a warp. With g = lane / 4 and t = lane % 4: a holds (g, t), (g + 8, t),
-// (g, t + 4), (g + 8, t + 4); b holds (t, g), (t + 4, g); d holds (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+// d += a b for a tile of 16 x 8 numbers, 8 deep, by a warp. With g = lane / 4 and t = lane % 4: a holds (g, t), (g + 8,
+// t), (g, t + 4), (g + 8, t + 4); b holds (t, g), (t + 4, g); d holds (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t +
+// 1).
 static MACE_MD_INLINE void multiply_tile(float* d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
                                          unsigned b1) {
 #ifdef MACE_MD_EMULATION
   emulated_multiply_tile(d, a0, a1, a2, a3, b0, b1);
 #else
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 #endif
 }
 
 // 3xTF32: of the four products of two split factors the three that matter (Ootomo and Yokota, Int. J. High Perform.
-// Comput. Appl. 36, 475 (2022)). Tensor cores cut off what they add, so they add 24 terms, and the sums are made outside.
-// A warp has 16 columns (the rows of a tile) of all atoms (its columns), one component at a time.
+// Comput. Appl. 36, 475 (2022)). Tensor cores cut off what they add, so they add 24 terms, and the sums are made
+// outside. A warp has 16 columns (the rows of a tile) of all atoms (its columns), one component at a time.
 template <int WIDTH, int COLUMNS>
 struct TensorCores {
   static constexpr int kTile = 16, kDepth = 8, kPer = (COLUMNS / kTile + kFusedWarps - 1) / kFusedWarps;
   static_assert(COLUMNS % kTile == 0);
   float sum[kPer][WIDTH][4] = {};
 
-  static MACE_MD_INLINE int first_column(int j) { return (static_cast<int>(threadIdx.x / kWarp) + j * kFusedWarps) * kTile; }
+  static MACE_MD_INLINE int first_column(int j) {
+    return (static_cast<int>(threadIdx.x / kWarp) + j * kFusedWarps) * kTile;
+  }
 
   template <int K, int LINE>
   MACE_MD_INLINE void add(const float* rows, const float* weight) {

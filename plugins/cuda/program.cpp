@@ -19,12 +19,18 @@ using cuda_host::PathTable;
 template <class Body>
 void with_paths(int max_ell, int max_L, Body&& body) {
   switch (10 * max_ell + max_L) {
-    case 20: return body(PathTable<2, 0>::value);
-    case 21: return body(PathTable<2, 1>::value);
-    case 22: return body(PathTable<2, 2>::value);
-    case 30: return body(PathTable<3, 0>::value);
-    case 31: return body(PathTable<3, 1>::value);
-    case 32: return body(PathTable<3, 2>::value);
+    case 20:
+      return body(PathTable<2, 0>::value);
+    case 21:
+      return body(PathTable<2, 1>::value);
+    case 22:
+      return body(PathTable<2, 2>::value);
+    case 30:
+      return body(PathTable<3, 0>::value);
+    case 31:
+      return body(PathTable<3, 1>::value);
+    case 32:
+      return body(PathTable<3, 2>::value);
   }
   throw std::runtime_error("mace_md::energy_forces: no kernels for max_ell = " + std::to_string(max_ell) +
                            ", max_L = " + std::to_string(max_L));
@@ -42,8 +48,7 @@ double coupling_value(const Blob& blob, int64_t i) {
   return blob[kPrecision] == 4 ? blob.section<float>(kClebschValues)[i] : blob.section<double>(kClebschValues)[i];
 }
 
-const char* const kOpen =
-    "#pragma once\n#include \"device.h\"\nnamespace mace_md {\nnamespace MACE_MD_TARGET {\n";
+const char* const kOpen = "#pragma once\n#include \"device.h\"\nnamespace mace_md {\nnamespace MACE_MD_TARGET {\n";
 const char* const kClose = "}  // namespace MACE_MD_TARGET\n}  // namespace mace_md\n";
 
 // Coupling<path>: rows [2 l1 + 1][2 l2 + 1] of a path to its components [2 l3 + 1] and back.
@@ -161,7 +166,8 @@ std::string polynomials(const Blob& blob) {
   const int n_components = static_cast<int>((blob[kMaxEll] + 1) * (blob[kMaxEll] + 1));
   std::string text = kOpen;
   for (int layer = 0; layer < 2; ++layer) {
-    PolynomialWriter writer(blob.section<int32_t>(layer ? kProgram1 : kProgram0), layer ? "polynomial1" : "polynomial0");
+    PolynomialWriter writer(blob.section<int32_t>(layer ? kProgram1 : kProgram0),
+                            layer ? "polynomial1" : "polynomial0");
     text += writer.value() + writer.gradient(n_components);
   }
   return text + kClose;

@@ -14,8 +14,8 @@ struct SourceFile {
 };
 
 struct Program {
-  std::string main;                  // defines the constants, includes kernels.cuh
-  std::vector<SourceFile> headers;   // everything that main includes
+  std::string main;                 // defines the constants, includes kernels.cuh
+  std::vector<SourceFile> headers;  // everything that main includes
 };
 
 // blob: in memory of the host. fused: with the fused node kernels in the place of the separate ones.

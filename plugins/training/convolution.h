@@ -28,8 +28,8 @@ struct PathArrays {
   int64_t width;                                               // channels to do
 };
 
-// Loops over channels are innermost, so that every array is walked along its memory; N_EDGES edges at once share what is
-// loaded and stored of the receiver.
+// Loops over channels are innermost, so that every array is walked along its memory; N_EDGES edges at once share what
+// is loaded and stored of the receiver.
 template <int N2, int N3, bool TANGENT, bool H_DOT, int N_EDGES, int TV>
 static MACE_MD_INLINE void edges_forward_step(const PathArrays& p, int first, int64_t c) {
   V a[N_EDGES][N2][TV], a_dot[N_EDGES][N2][TV];

@@ -1,7 +1,7 @@
 // What the ops of the training (ops.cpp) and the kernels for one instruction set and precision agree on.
 //
-// A model is trained through PyTorch's autograd, whose graph has nodes for whole sums over neighbours and whole products
-// instead of their elementary operations. Each of these nodes is a multilinear form or a polynomial, and is
+// A model is trained through PyTorch's autograd, whose graph has nodes for whole sums over neighbours and whole
+// products instead of their elementary operations. Each of these nodes is a multilinear form or a polynomial, and is
 // differentiated twice: the loss holds forces, its gradient is wanted in the weights. docs/decisions/ says what is
 // computed when.
 //
@@ -29,10 +29,10 @@ constexpr int kMaxPaths = 40;  // of a convolution
 
 // (l1 of the edge) x (l2 of the sender) -> l3 of the receiver.
 struct PathShape {
-  int n2, n3;      // 2 l2 + 1, 2 l3 + 1
-  int h_row;       // l2^2
-  int block;       // first entry of the path's matrix [n3][n2] in the blocks of an edge
-  int l3, index;   // place among the paths to l3
+  int n2, n3;     // 2 l2 + 1, 2 l3 + 1
+  int h_row;      // l2^2
+  int block;      // first entry of the path's matrix [n3][n2] in the blocks of an edge
+  int l3, index;  // place among the paths to l3
 };
 
 // Phi[l3] = sum over edges of block (R h), and the sums that its derivatives are.
@@ -41,10 +41,10 @@ struct Convolution {
   int n_paths, paths_to[kMaxL + 1];
   PathShape path[kMaxPaths];
   int64_t channels, h_rows, n_blocks;
-  const void *blocks, *h, *r;              // [n_edges][n_blocks], [n_atoms][h_rows][C], [n_pairs][n_paths][C]
-  const void *blocks_dot, *h_dot, *r_dot;  // tangents of these, or null
-  const void* adjoint[kMaxL + 1];          // of Phi
-  void* phi[kMaxL + 1];                    // [n_atoms][2 l3 + 1][paths_to(l3)][C]
+  const void *blocks, *h, *r;                    // [n_edges][n_blocks], [n_atoms][h_rows][C], [n_pairs][n_paths][C]
+  const void *blocks_dot, *h_dot, *r_dot;        // tangents of these, or null
+  const void* adjoint[kMaxL + 1];                // of Phi
+  void* phi[kMaxL + 1];                          // [n_atoms][2 l3 + 1][paths_to(l3)][C]
   void *h_adjoint, *r_adjoint, *blocks_adjoint;  // results, or null
   int64_t n_threads;
   ParallelRunner parallel;
@@ -59,10 +59,10 @@ struct Product {
   const void* x[kMaxL + 1];      // A[l]: [n_atoms][2 l + 1][C]
   const void* x_dot[kMaxL + 1];  // its tangent
   const void* adjoint[kMaxL + 1];
-  const void* weights;      // [n_types][n_weights][C]
-  void* value[kMaxL + 1];   // [n_atoms][2 L + 1][C]
+  const void* weights;     // [n_types][n_weights][C]
+  void* value[kMaxL + 1];  // [n_atoms][2 L + 1][C]
   void* gradient[kMaxL + 1];
-  void* weights_adjoint;    // or null
+  void* weights_adjoint;  // or null
   ParallelRunner parallel;
 };
 
@@ -70,8 +70,8 @@ struct Product {
 struct Geometry {
   GraphIndex graph;
   int max_ell;
-  const void* vectors;                   // [n_edges][3], from sender to receiver
-  const void *r_adjoint, *y_adjoint;     // [n_pairs], [n_edges][(max_ell + 1)^2]
+  const void* vectors;                // [n_edges][3], from sender to receiver
+  const void *r_adjoint, *y_adjoint;  // [n_pairs], [n_edges][(max_ell + 1)^2]
   const void* vectors_dot;
   void *r, *y, *vectors_adjoint;
 };
@@ -79,12 +79,12 @@ struct Geometry {
 struct Kernels {
   const char* name;
   int lanes;
-  void (*convolve)(const Convolution&);         // phi, or its tangent where there are tangents
-  void (*convolve_reverse)(const Convolution&); // h_adjoint and r_adjoint, or their part from the tangents
-  void (*convolve_blocks)(const Convolution&);  // blocks_adjoint
+  void (*convolve)(const Convolution&);          // phi, or its tangent where there are tangents
+  void (*convolve_reverse)(const Convolution&);  // h_adjoint and r_adjoint, or their part from the tangents
+  void (*convolve_blocks)(const Convolution&);   // blocks_adjoint
   void (*product)(const Product&);
-  void (*product_reverse)(const Product&);      // gradient, and weights_adjoint
-  void (*product_second)(const Product&);       // value: the tangent; gradient, weights_adjoint: of adjoint . tangent
+  void (*product_reverse)(const Product&);  // gradient, and weights_adjoint
+  void (*product_second)(const Product&);   // value: the tangent; gradient, weights_adjoint: of adjoint . tangent
   void (*geometry)(const Geometry&);
   void (*geometry_reverse)(const Geometry&);
   void (*geometry_tangent)(const Geometry&);

@@ -99,8 +99,9 @@ const void* data_of(const Tensor& tensor, int64_t numel, int32_t dtype, const ch
 }
 
 GraphIndex graph_of(const Tensor& tensor) {
-  require(tensor.on_cpu() && tensor.is_contiguous() && tensor.dtype() == torch_abi::dtype_int32() && tensor.numel() >= 4,
-          "graph must be a contiguous int32 tensor on the CPU");
+  require(
+      tensor.on_cpu() && tensor.is_contiguous() && tensor.dtype() == torch_abi::dtype_int32() && tensor.numel() >= 4,
+      "graph must be a contiguous int32 tensor on the CPU");
   const int32_t* data = tensor.data_as<int32_t>();
   GraphIndex g;
   g.n_atoms = data[0];
@@ -160,9 +161,7 @@ Convolution convolution_of(const Stack& s, int32_t dtype) {
   return c;
 }
 
-int64_t phi_size(const Convolution& c, int l) {
-  return c.graph.n_atoms * (2 * l + 1) * c.paths_to[l] * c.channels;
-}
+int64_t phi_size(const Convolution& c, int l) { return c.graph.n_atoms * (2 * l + 1) * c.paths_to[l] * c.channels; }
 
 void take_adjoint(Convolution& c, const Stack& s, int first, int32_t dtype) {
   for (int l = 0; l <= kMaxL; ++l) c.adjoint[l] = data_of(s[first + l], phi_size(c, l), dtype, "an adjoint");
@@ -172,8 +171,7 @@ void convolve(StableValue* stack, uint64_t, uint64_t) {
   Stack s(stack, 8);
   const int32_t dtype = real_type(s[3]);
   Convolution c = convolution_of(s, dtype);
-  for (int l = 0; l <= kMaxL; ++l)
-    c.phi[l] = s.result({c.graph.n_atoms, 2 * l + 1, c.paths_to[l] * c.channels}, dtype);
+  for (int l = 0; l <= kMaxL; ++l) c.phi[l] = s.result({c.graph.n_atoms, 2 * l + 1, c.paths_to[l] * c.channels}, dtype);
   kernels_for(dtype == torch_abi::dtype_float32()).convolve(c);
   s.finish();
 }
@@ -344,8 +342,8 @@ constexpr torch_abi::OpDefinition kOps[] = {
     {"train_convolve_reverse",
      "train_convolve_reverse(" MACE_MD_SUM_ARGUMENTS ", " MACE_MD_PHI_ARGUMENTS ", int with_h) -> (Tensor, Tensor)",
      convolve_reverse},
-    {"train_convolve_blocks",
-     "train_convolve_blocks(" MACE_MD_SUM_ARGUMENTS ", " MACE_MD_PHI_ARGUMENTS ") -> Tensor", convolve_blocks},
+    {"train_convolve_blocks", "train_convolve_blocks(" MACE_MD_SUM_ARGUMENTS ", " MACE_MD_PHI_ARGUMENTS ") -> Tensor",
+     convolve_blocks},
     {"train_product", "train_product(" MACE_MD_PRODUCT_ARGUMENTS ") -> (Tensor, Tensor, Tensor)", product},
     {"train_product_reverse",
      "train_product_reverse(" MACE_MD_PRODUCT_ARGUMENTS

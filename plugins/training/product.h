@@ -12,8 +12,8 @@ using training::Product;
 
 // Gradients of sum_LM adjoint[LM] M[LM]: in x, and, where `w_adjoint` is not null, in the weights (added up).
 template <int N, bool WEIGHTS>
-static MACE_MD_NOINLINE void product_gradient(const int32_t* program, const Real* w, const V (*x)[N],
-                                              int n_x, const V (*adjoint)[N], V (*g)[N], Real* w_adjoint) {
+static MACE_MD_NOINLINE void product_gradient(const int32_t* program, const Real* w, const V (*x)[N], int n_x,
+                                              const V (*adjoint)[N], V (*g)[N], Real* w_adjoint) {
   const int n_linear = program[1], n_pairs = program[2];
   program += 3;
   for (int i = 0; i < n_x; ++i) MACE_MD_UNROLL
@@ -89,12 +89,12 @@ static MACE_MD_NOINLINE void product_gradient(const int32_t* program, const Real
   }
 }
 
-// T = the derivative of M along x_dot, and the gradients of sum_LM adjoint[LM] T[LM] in x and (added up) in the weights.
+// T = the derivative of M along x_dot, and the gradients of sum_LM adjoint[LM] T[LM] in x and (added up) in the
+// weights.
 template <int N>
-static MACE_MD_NOINLINE void product_second_order(const int32_t* program, const Real* w,
-                                                  const V (*x)[N], const V (*x_dot)[N], int n_x,
-                                                  const V (*adjoint)[N], V (*tangent)[N], V (*g)[N],
-                                                  Real* w_adjoint) {
+static MACE_MD_NOINLINE void product_second_order(const int32_t* program, const Real* w, const V (*x)[N],
+                                                  const V (*x_dot)[N], int n_x, const V (*adjoint)[N], V (*tangent)[N],
+                                                  V (*g)[N], Real* w_adjoint) {
   const int n_outputs = program[0], n_linear = program[1], n_pairs = program[2];
   program += 3;
   for (int i = 0; i < n_x; ++i) MACE_MD_UNROLL
@@ -177,8 +177,7 @@ static MACE_MD_NOINLINE void product_second_order(const int32_t* program, const 
 }
 
 template <int N>
-static MACE_MD_NOINLINE void product_value(const int32_t* program, const Real* w, const V (*x)[N],
-                                           V (*m)[N]) {
+static MACE_MD_NOINLINE void product_value(const int32_t* program, const Real* w, const V (*x)[N], V (*m)[N]) {
   const int n_outputs = program[0], n_linear = program[1], n_pairs = program[2];
   program += 3;
   for (int i = 0; i < n_outputs; ++i) MACE_MD_UNROLL
@@ -281,7 +280,8 @@ class ProductPass {
     const Real* from = static_cast<const Real*>(p_.weights) + in_weights;
     // The weights of the task side by side, and their gradients: read and written for every few atoms.
     const bool with_adjoint = p_.weights_adjoint != nullptr;
-    Real* w = static_cast<Real*>(__builtin_alloca_with_align(sizeof(Real) * W * p_.n_weights * (with_adjoint ? 2 : 1), 512));
+    Real* w =
+        static_cast<Real*>(__builtin_alloca_with_align(sizeof(Real) * W * p_.n_weights * (with_adjoint ? 2 : 1), 512));
     Real* w_adjoint = with_adjoint ? w + W * p_.n_weights : nullptr;
     for (int i = 0; i < p_.n_weights; ++i) {
       store(w + i * W, load(from + i * p_.channels));
