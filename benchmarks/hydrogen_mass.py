@@ -6,7 +6,7 @@ potential energy, which is what a too long step does to a structure, against the
 
     python benchmarks/hydrogen_mass.py model.model --picoseconds 4
 
-Writes benchmarks/results/hydrogen_mass.json; `python docs/update_tables.py` makes the tables of docs/guide.md.
+Writes benchmarks/results/hydrogen_mass.json; `python docs/update_tables.py` makes the tables of docs/guide/.
 """
 
 import argparse

@@ -31,6 +31,8 @@ def read_geometries(
     Labels that the file has come along. Raises InputError with the file and what to do.
     """
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; give the file inside it")
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     if suffix in _TRAJECTORIES:

@@ -409,3 +409,8 @@ def test_poscar_of_carbon_dioxide_has_four_molecules():
     structure = read_structure(INPUTS / "carbon_dioxide.vasp")
     assert structure.molecules.count == 4
     assert np.linalg.det(structure.box) == pytest.approx(0.5624**3, rel=1e-6)
+
+
+def test_a_folder_is_called_a_folder(tmp_path):
+    with pytest.raises(InputError, match="this is a folder; give the structure file inside it"):
+        read_structure(tmp_path)

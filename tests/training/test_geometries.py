@@ -115,3 +115,8 @@ def test_no_half_written_file_is_left(tmp_path):
     with pytest.raises(InputError, match="suffix"):
         write_configurations([], tmp_path / "it.csv")
     write_hdf5(molecules(1), tmp_path / "other.h5")
+
+
+def test_a_folder_is_called_a_folder(tmp_path):
+    with pytest.raises(InputError, match="this is a folder; give the file inside it"):
+        list(read_geometries(tmp_path))

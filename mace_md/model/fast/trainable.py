@@ -107,6 +107,8 @@ def why_not_native(model: MACE) -> str | None:
         load_library()
     except InputError as error:
         return str(error)
+    if not hasattr(torch.ops.mace_md, "train_geometry"):
+        return "the native kernels were built from older sources, without those for training: build them again"
     return None
 
 

@@ -139,6 +139,8 @@ def _under_its_name(plain: Path, path: Path) -> Iterator[None]:
 
 
 def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; give the structure file inside it.")
     if not path.is_file():
         raise InputError(
             f"{path}: there is no such file. Give a PDB, mmCIF, SDF, mol2, prmtop, top, gro, xyz, extxyz, CIF or "

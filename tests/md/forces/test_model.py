@@ -4,6 +4,7 @@ import copy
 import functools
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openmm
@@ -382,3 +383,20 @@ def test_openmm_ml_arguments_are_checked(registered):
         registered("mace-md")
     with pytest.raises(InputError, match="has no argument model"):
         registered("mace-md", model="x")
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("backend", ["torchforce", "python"])
+def test_forces_made_in_four_threads_are_those_made_one_after_the_other(backend, kernels):
+    """The first use of a model folds, packs and scripts it, which torch does not do in two threads at once."""
+    model = model_for(kernels)
+
+    def forces(_) -> np.ndarray:
+        force = make_force(NUMBERS, model, periodic=True, backend=backend, kernels=kernels)
+        return energy_and_forces(context_of(system_of(force)))[1]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(forces, range(4)))
+    expected = forces(0)
+    assert np.abs(expected).max() > 1.0
+    assert all(np.array_equal(one, expected) for one in found)
