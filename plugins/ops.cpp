@@ -1,14 +1,13 @@
 // The ops of the library: arguments are checked, the state is brought up to date, the engine runs, results get OpenMM's
 // units.
-#include "training/ops.h"
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "checks.h"
-#include "cpu/state.h"
 #include "cuda/op.h"
+#include "cpu/state.h"
+#include "training/ops.h"
 
 namespace mace_md {
 namespace {

@@ -1,8 +1,8 @@
 // From candidates to edges at the beginning of an evaluation, and from their adjoints to forces at its end.
 #pragma once
 
-#include "../geometry.h"
 #include "convolution.h"
+#include "../geometry.h"
 #include "workspace.h"
 
 namespace mace_md {

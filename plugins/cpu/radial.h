@@ -7,8 +7,8 @@
 // busy part in L1, which decides. A table is [row][path][W] for one tile of channels.
 #pragma once
 
-#include "../spline.h"
 #include "simd.h"
+#include "../spline.h"
 
 namespace mace_md {
 namespace MACE_MD_TARGET {

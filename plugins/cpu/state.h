@@ -7,8 +7,8 @@
 // does not fit.
 #pragma once
 
-#include "../torch_abi.h"
 #include "engine.h"
+#include "../torch_abi.h"
 
 namespace mace_md {
 
