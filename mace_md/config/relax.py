@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mace_md.config import shared
-from mace_md.config.run import PreparationOptions
+from mace_md.config.preparation import PreparationOptions
 from mace_md.config.settled import DEFAULT_MODEL, Settled
 from mace_md.errors import UsageError
 from mace_md.options.declare import option

@@ -12,7 +12,7 @@ import torch
 from openmm import app
 
 from mace_md.config import RunConfig
-from mace_md.config.run import HardwareOptions
+from mace_md.config.sections import HardwareOptions
 from mace_md.errors import InputError
 from mace_md.md.dynamics.barostat import choose_scaling, make_barostat
 from mace_md.md.dynamics.integrators import Dynamics, make_dynamics

@@ -1,7 +1,7 @@
 """From the options to the structure a run starts from: read, complete, assemble, repeat, solvate."""
 
 from mace_md.config import RunConfig
-from mace_md.config.run import PreparationOptions
+from mace_md.config.preparation import PreparationOptions
 from mace_md.structures.formats import molfile
 from mace_md.structures.formats.contents import Contents
 from mace_md.structures.formats.reader import is_sdf, read_contents

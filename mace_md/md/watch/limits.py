@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mace_md.config.run import SafetyOptions
+from mace_md.config.sections import SafetyOptions
 from mace_md.structures.molecules import BOND_TOLERANCE, minimum_image
 from mace_md.units import ANGSTROM_TO_NM, BOLTZMANN_KJ_MOL_K, EV_TO_KJ_MOL
 

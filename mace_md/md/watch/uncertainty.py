@@ -15,7 +15,7 @@ from openmm import app
 from torch import nn
 
 from mace_md.config import RunConfig
-from mace_md.config.run import UncertaintyOptions
+from mace_md.config.sections import UncertaintyOptions
 from mace_md.errors import InputError, SafetyStop
 from mace_md.md.files.frames import AtomNames, Snapshot, extxyz_text
 from mace_md.md.files.trajectory import _Appended
