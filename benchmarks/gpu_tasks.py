@@ -229,11 +229,11 @@ def steps(bench: Bench, engine: str):
     simulation.context.setVelocitiesToTemperature(300, 1)
     step = simulation.step
     if engine == "native step" and bench.device == "cuda":
-        from mace_md.md.stepping.graphs import Graphs
+        from mace_md.md.stepping.graphs import GraphStepper
 
-        graphs = Graphs(simulation, force, required=True)
-        graphs.start()
-        step = graphs.step
+        stepper = GraphStepper(simulation, force, required=True)
+        stepper.start()
+        step = stepper.advance
 
     def act() -> None:
         step(CHUNK)

@@ -237,7 +237,9 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     if bad:
         raise InputError(f"{path}, line {bad[0]}: has not the {len(header)} columns of its header; the file is damaged")
     try:
-        numbers = np.array([[float(cell) if cell else np.nan for cell in row] for row in rows]).reshape(len(rows), -1)
+        numbers = np.array([[float(cell) if cell else np.nan for cell in row] for row in rows]).reshape(
+            len(rows), len(header)
+        )
     except ValueError as error:
         raise InputError(f"{path}: {error}; the file is damaged") from None
     return {} if not rows else {name: numbers[:, i] for i, name in enumerate(header)}

@@ -55,13 +55,13 @@ class EquivariantReadout(nn.Module):
     ):
         """n_in, n_out, hidden: channels of l = 0, 1, ...; no `hidden` for a linear readout."""
         super().__init__()
-        self.gate = Gate(hidden, scalar_gate, vector_gate) if hidden else None
-        self.first = LinearByL(n_in, [sum(hidden), *hidden[1:]]) if hidden else None
+        self.is_linear = not hidden
+        self.gate = Gate(hidden, scalar_gate, vector_gate) if hidden else nn.Identity()
+        self.first = LinearByL(n_in, [sum(hidden), *hidden[1:]]) if hidden else nn.Identity()
         self.last = LinearByL(hidden or n_in, n_out)
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         """Features as of this module's text."""
-        first, gate = self.first, self.gate
-        if first is not None and gate is not None:
-            x = gate(first(x))
+        if not self.is_linear:
+            x = self.gate(self.first(x))
         return self.last(x)

@@ -81,7 +81,7 @@ def _check_numbers(configuration: Configuration, require: Sequence[str]) -> None
             hint = "" if configuration.source is None else configuration.source.hint(label)
             raise InputError(
                 f"{configuration.where}: no {label}.{hint or f' Name its key with --{label}-key.'} Leave the frame "
-                "out, or give --missing-labels ignore to train on what is there."
+                "out; `mace-md train --missing-labels ignore` trains on what is there."
             )
     for name in ("positions", "cell", "energy", "forces", "stress"):
         value = getattr(configuration, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,11 +65,15 @@ def loss_gradients(model: MACE, evaluator: Evaluator, batch: Batch, loss: Loss) 
 def check_gradients(model: MACE, evaluator: Evaluator, batch: Batch, loss: Loss) -> float:
     """Compare the gradients of a batch with those of the plain model in float64; returns the largest deviation.
 
+    NaN where the plain model's own gradients are no numbers.
+
     Raises SafetyStop, with the parameter, when it is above `GRADIENT_LIMIT`.
     """
     exact = copy.deepcopy(model).double()
     plain = make_evaluator(exact, "reference")
     wanted = loss_gradients(exact, plain, _in_double(batch), loss)
+    if not all(bool(gradient.isfinite().all()) for gradient in wanted):
+        return math.nan  # of the plain model too: the first step says what to do about it
     found = loss_gradients(model, evaluator, batch, loss)
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
     largest = max(float(gradient.abs().max()) for gradient in wanted)

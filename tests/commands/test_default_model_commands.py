@@ -39,7 +39,7 @@ def test_a_run_without_a_model_takes_the_bundled_one_and_says_what_it_is(alone, 
     assert f"{DEFAULT_MODEL} is a small model for first runs and tests; for results take a published model" in log
     assert tomllib.loads((folder / "run.toml").read_text())["model"] == DEFAULT_MODEL
     assert json.loads((folder / "run.json").read_text())["model"]["name"] == DEFAULT_MODEL
-    assert not (alone / "cache").exists()
+    assert [path.name for path in (alone / "cache").iterdir()] == ["packed"]  # no model was fetched
 
 
 def test_elements_that_it_does_not_know_are_named_with_what_to_do(alone, repository, capsys):

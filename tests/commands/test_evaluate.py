@@ -107,7 +107,7 @@ def _spoilt(name: str, atoms: ase.Atoms) -> ase.Atoms:
 @pytest.mark.parametrize(
     "name, words, message",
     [
-        ("no forces", [], r"small\.xyz, frame 1 .*no forces.*--forces-key"),
+        ("no forces", [], r"small\.xyz, frame 1 .*no forces.*--missing-labels"),
         ("nan", [], r"small\.xyz, frame 1 .*atom 2.*not a finite number"),
         ("element", [], r"small\.xyz, frame 1 .*does not know Au"),
         ("keys", ["--energy-key", "energi"], r"no frame has energy under the key 'energi'.*energie"),

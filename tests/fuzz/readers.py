@@ -357,7 +357,7 @@ def _training(path: Path) -> Callable[[bytes], object]:
 
 
 _FRAMES = b"""3
-Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:REF_forces:R:3 REF_energy=-3.5 config_type=water pbc="T T T"
+Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:forces:R:3 energy=-3.5 config_type=water pbc="T T T"
 O 0 0 0 0.1 0 0
 H 0.957 0 0 -0.1 0.2 0
 H -0.24 0.927 0 0 -0.2 0

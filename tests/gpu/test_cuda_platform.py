@@ -17,7 +17,7 @@ from water_box import water_pdb
 from mace_md.commands import doctor, run
 from mace_md.config import DoctorConfig, RunConfig
 from mace_md.md.forces.model import make_force
-from mace_md.md.stepping.graphs import Graphs
+from mace_md.md.stepping.graphs import GraphStepper
 from mace_md.model.potential import make_potential
 
 pytestmark = pytest.mark.gpu
@@ -106,12 +106,12 @@ def test_total_energy_is_conserved():
 
 def positions_after(steps, graph, kernels="native"):
     simulation, force = simulation_of(kernels)
-    graphs = Graphs(simulation, force, required=True)
+    graphs = GraphStepper(simulation, force, required=True)
     if graph:
         graphs.start()
         assert graphs.is_on
     for _ in range(steps // 10):
-        graphs.step(10)
+        graphs.advance(10)
     compare(simulation.context, TOLERANCE["mixed"])
     return np.array(simulation.context.getState(positions=True).getPositions(asNumpy=True)._value)
 
@@ -125,7 +125,7 @@ def test_a_graph_makes_the_same_trajectory_and_so_does_a_repetition():
 
 def test_atoms_that_crowd_together_in_a_graph_get_room():
     simulation, force = simulation_of()
-    graphs = Graphs(simulation, force, required=True)
+    graphs = GraphStepper(simulation, force, required=True)
     graphs.start()
     for scale in (0.8, 0.6, 0.45):  # 2, 5 and 11 times as many neighbours
         simulation.context.setPeriodicBoxVectors(*(scale * BOX))

@@ -12,7 +12,7 @@ import pytest
 
 from mace_md.md.files.readout import make_readout
 from mace_md.ops.energy_forces import LIBRARY
-from validation import calibration, cases, checks, errors, harmonic, report, ring_polymer
+from validation import calibration, cases, checks, deviations, harmonic, report, ring_polymer
 from validation.models import R_MAX, dimer_energies, ideal_gas_model, pair_energy, rare_gas_model
 from validation.sampling import Ensemble, build, run, sample
 from validation.systems import ideal_gas, rare_gas
@@ -74,7 +74,7 @@ def test_kinetic_energy_and_equipartition(thermostat):
     matter, ensemble = rare_gas(), Ensemble(thermostat, 40.0, seed=21)
     samples = run(matter, ensemble, count=600, every=10, equilibration=500)
     assert_all_pass(checks.kinetic_energy(matter, ensemble, samples) + checks.equipartition(matter, ensemble, samples))
-    assert errors.mean_of(samples.kinetic).error < 0.02 * samples.kinetic.mean()  # or the comparison says nothing
+    assert deviations.mean_of(samples.kinetic).error < 0.02 * samples.kinetic.mean()  # or the comparison says nothing
 
 
 @needs_kernels
@@ -92,7 +92,7 @@ def test_ideal_gas(kind):
     ensemble = Ensemble("langevin", 60.0, kind, 50.0, barostat_interval=1, seed=6)
     samples = run(ideal_gas(60.0, 50.0, 16), ensemble, count=600, every=5, equilibration=300)
     assert_all_pass(checks.ideal_gas(samples.volume, 16, 60.0, 50.0))
-    assert errors.mean_of(samples.volume).error < 0.05 * samples.volume.mean()  # or the comparison says nothing
+    assert deviations.mean_of(samples.volume).error < 0.05 * samples.volume.mean()  # or the comparison says nothing
 
 
 @needs_kernels

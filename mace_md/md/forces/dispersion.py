@@ -99,6 +99,11 @@ def choose_functional(facts: dict[str, object], name: str, functional: str | Non
             "--dispersion-missing yes."
         )
     if functional is None:
+        if recorded == "by head":
+            raise InputError(
+                f"--dispersion d3bj: the heads of {name} were trained on different functionals. Give that of your --head, if "
+                "its data have no dispersion, such as --dispersion-functional pbe."
+            )
         if theory == "unknown":
             raise InputError(
                 f"--dispersion d3bj: the level of theory of {name} is unknown. Give the functional of its training "

@@ -7,7 +7,7 @@ import pytest
 from mace_md.md.dynamics.barostat import make_barostat
 from mace_md.md.dynamics.integrators import make_dynamics
 from mace_md.md.dynamics.rpmd import RingPolymer
-from mace_md.md.stepping.anchors import Anchors
+from mace_md.md.stepping.anchors import AnchoredStepper
 from mace_md.md.stepping.simulation import StepLoop
 from mace_md.units import BOLTZMANN_KJ_MOL_K, HBAR_KJ_MOL_PS
 
@@ -140,7 +140,7 @@ def volumes_of_a_gas(events, steps=24, interval=4, with_anchors=False):
     def look(_):
         found.append(simulation.context.getState().getPeriodicBoxVolume()._value)
 
-    advance = Anchors(simulation, between_checkpoints=False).advance if with_anchors else None
+    advance = AnchoredStepper(simulation, between_checkpoints=False).advance if with_anchors else None
     StepLoop(simulation, [(every, look) for every in events], advance=advance).run(steps)
     look(steps)
     return found

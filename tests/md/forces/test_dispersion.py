@@ -146,5 +146,8 @@ def test_every_published_model_is_decided():
         if model.dispersion == "included":
             with pytest.raises(InputError, match="counted twice"):
                 choose_functional(model.facts(), model.name, None, missing=True)
+        elif model.dispersion == "by head":
+            with pytest.raises(InputError, match="--dispersion-functional"):
+                choose_functional(model.facts(), model.name, None, missing=False)
         else:
             assert choose_functional(model.facts(), model.name, None, missing=False) in ("pbe", "r2scan")

@@ -126,7 +126,7 @@ def test_a_run_with_a_hook_is_continued_to_the_last_bit(start, step, dynamics):
     resumed.produce()
     assert files(resumed.folder) == files(whole.folder)
     assert resumed.hooks[0].state() == whole.hooks[0].state()
-    assert whole.recorder.log.path.read_text().splitlines()[0].endswith("kicks,work_kJ_mol,speed_ns_day")
+    assert whole.recorder.log.path.read_text().splitlines()[0].count(",kicks,work_kJ_mol,") == 1
 
 
 def test_another_hook_is_another_run(start):
