@@ -101,8 +101,8 @@ def choose_functional(facts: dict[str, object], name: str, functional: str | Non
     if functional is None:
         if recorded == "by head":
             raise InputError(
-                f"--dispersion d3bj: the heads of {name} were trained on different functionals. Give that of your --head, if "
-                "its data have no dispersion, such as --dispersion-functional pbe."
+                f"--dispersion d3bj: the heads of {name} were trained on several functionals. Give that of your head, "
+                "if its data have no dispersion, such as --dispersion-functional pbe."
             )
         if theory == "unknown":
             raise InputError(
