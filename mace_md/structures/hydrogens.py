@@ -83,7 +83,10 @@ def _fixer(contents: Contents):
             "--hydrogens add looks for missing heavy atoms with PDBFixer, which is not installed: pip install pdbfixer"
         ) from None
     is_mmcif = "_atom_site." in contents.text
-    fixer = PDBFixer(**{"pdbxfile" if is_mmcif else "pdbfile": io.StringIO(contents.text)})
+    platform = openmm.Platform.getPlatformByName(
+        "CPU"
+    )  # not the fastest: an OpenCL of some kind may be there, and fail
+    fixer = PDBFixer(**{"pdbxfile" if is_mmcif else "pdbfile": io.StringIO(contents.text)}, platform=platform)
     fixer.topology, fixer.positions = contents.topology, contents.positions * unit.nanometer
     return fixer
 
