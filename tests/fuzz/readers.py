@@ -266,12 +266,14 @@ def _checkpoint(folder: Path) -> Callable[[bytes], object]:
     place.mkdir(exist_ok=True)
 
     def read(content: bytes) -> object:
-        from mace_md.md.files.restart import check_files, check_identity, read_checkpoint
+        from mace_md.md.files.cutting import check_files
+        from mace_md.md.files.identity import Identity
+        from mace_md.md.files.restart import check_identity, read_checkpoint
 
         (place / "checkpoint.chk").write_bytes(content)
         checkpoint, _ = read_checkpoint(place)
-        check_identity(checkpoint, {"seed": 3})
-        check_files(place, checkpoint.sizes)
+        check_identity(checkpoint, Identity({"seed": 3}))
+        check_files(place, checkpoint.sizes, checkpoint.tails)
         return checkpoint
 
     return read
