@@ -50,6 +50,8 @@ class LinearByL(nn.Module):
 class EquivariantReadout(nn.Module):
     """Numbers for each l from the features of an atom: linear, or with hidden features behind a gate."""
 
+    __constants__ = ["is_linear"]  # TorchScript leaves out the branch that a constant rules out
+
     def __init__(
         self, n_in: list[int], n_out: list[int], hidden: list[int], scalar_gate: str = "silu", vector_gate: str = "silu"
     ):
