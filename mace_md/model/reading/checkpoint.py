@@ -26,7 +26,7 @@ from mace_md.model.hyperparameters import ModelConfig
 from mace_md.model.mace import MACE
 from mace_md.model.precision import float_dtype
 from mace_md.model.reading.archive import Archive, read_archive
-from mace_md.model.reading.mace_torch import LARGEST_ELL, read_mace_torch
+from mace_md.model.reading.mace_torch import LARGEST_ELL, foreign_class, read_mace_torch
 from mace_md.model.reading.unpickle import Refused
 from mace_md.model.reading.zoo import PublishedModel, fetch, find_model, identify
 
@@ -178,7 +178,13 @@ def _read_model(path: Path) -> tuple[ModelConfig, dict[str, Tensor], ModelInfo]:
 
 
 def _read_foreign(path: Path, content: bytes) -> tuple[ModelConfig, dict[str, Tensor], ModelInfo]:
-    config, state, dtype = _interpret_foreign(path, read_archive(path, content))
+    archive = read_archive(path, content)
+    config, state, dtype = _interpret_foreign(path, archive)
+    fork = foreign_class(archive)
+    if fork is not None:
+        _log.info(
+            "note: %s: its class is %s, read as mace-torch's of that name; a fork may mean another model", path, fork
+        )
     if dtype not in _DTYPES.values():
         raise InputError(f"{path}: its weights are {dtype}; only float32 and float64 are known here")
     name = str(dtype).removeprefix("torch.")

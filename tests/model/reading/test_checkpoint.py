@@ -411,3 +411,23 @@ def test_compressed_copies_are_refused_clearly(foreign_models, tmp_path):
     path.write_bytes(lzma.compress((foreign_models / "last_readout.model").read_bytes()))
     with pytest.raises(InputError, match="not a torch model file"):
         load_model(path)
+
+
+@pytest.mark.parametrize("name", ["mylab.potentials.ScaleShiftMACE", None])
+def test_the_class_of_a_fork_is_said(foreign_models, monkeypatch, caplog, name):
+    """A class with the name of one of mace-torch's in another module is read, with a note; mace-torch's own is not."""
+    from mace_md.model.reading import checkpoint
+
+    path = sorted(foreign_models.rglob("*.model"))[0]
+    read = checkpoint.read_archive
+
+    def of_a_fork(*given):
+        archive = read(*given)
+        if name is not None:
+            object.__setattr__(archive.root, "name", f"{name.rpartition('.')[0]}.{archive.root.kind}")
+        return archive
+
+    monkeypatch.setattr(checkpoint, "read_archive", of_a_fork)
+    with caplog.at_level("INFO", "mace_md"):
+        load_model(path)
+    assert ("its class is mylab.potentials." in caplog.text) == (name is not None)
